@@ -26,8 +26,8 @@ class Batch:
         y: (B,) int64 in [0, n_classes).
         weight: (B,) float, each row's share of the loss; sums to 1 for a plain mean.
         arrived: how many leading rows arrived from the stream now; the other rows were replayed.
-        extra: columns kept beside a row, (B, ...) each: ``id`` (int64, names the row in its
-            stream), and whatever a memory stored (``logits``, ``experience``, ``slot``).
+        extra: columns kept beside the arrived rows, (arrived, ...) each: ``id`` (int64) names the
+            row in its stream.
     """
 
     x: Tensor
@@ -59,6 +59,7 @@ class Spec:
         task_aware: whether experiences carry their task label, and predictions are asked with one.
         boundaries: whether one experience is one whole task (False: many small arrivals, blurred).
         n_experiences: how many experiences there will be, None if unknown.
+        smallest: rows of the smallest experience, None if unknown.
     """
 
     in_shape: tuple[int, ...]
@@ -68,6 +69,7 @@ class Spec:
     task_aware: bool = False
     boundaries: bool = True
     n_experiences: int | None = None
+    smallest: int | None = None
 
 
 class Rows(Protocol):

@@ -1,0 +1,43 @@
+"""Cutting rows into batches, and putting rows behind a batch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from continual.seeding import generator
+from continual.types import Batch
+
+
+def extend(batch: Batch, x: Tensor, y: Tensor, weight: float, keep: float = 1.0) -> Batch:
+    """``batch`` with replayed rows behind it, each of share ``weight``; its own shares are scaled by ``keep``.
+
+    ``x`` (n, *in_shape) in the stream's dtype, ``y`` (n,). Replay as plain rows of one bigger mean:
+    ``extend(batch, x, y, weight=1 / (B + n), keep=B / (B + n))``.
+    """
+    kept = batch.weight * keep if keep != 1.0 else batch.weight
+    return replace(
+        batch,
+        x=torch.cat([batch.x, x]),
+        y=torch.cat([batch.y, y]),
+        weight=torch.cat([kept, kept.new_full((len(y),), weight)]),
+    )
+
+
+def schedule(rows: int, batch_size: int, epochs: int, iterations: int | None, seed: int, lap: int) -> Iterator[Tensor]:
+    """Positions (B,) of each update's rows: whole shuffled passes, the last batch of a pass as short as it is.
+
+    ``iterations`` (updates per experience) replaces ``epochs`` and passes again until it is reached.
+    The order depends on nothing but ``seed``, ``lap`` (how many experiences came before) and the pass,
+    so a run continues at update k by skipping k. Rows that fit one batch keep their order.
+    """
+    per_pass = -(-rows // batch_size)
+    n_updates = iterations if iterations is not None else epochs * per_pass
+    for update in range(n_updates):
+        position = update % per_pass
+        if position == 0:
+            order = torch.arange(rows)
+            if rows > batch_size:
+                order = order[torch.randperm(rows, generator=generator(seed, "order", lap, update // per_pass))]
+        yield order[position * batch_size : (position + 1) * batch_size]

@@ -1,0 +1,262 @@
+"""The learner that takes gradient steps, with strategies acting at the seams of each."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from continual.augment import Augment
+from continual.batches import schedule
+from continual.errors import UserError
+from continual.heads import Head
+from continual.models.network import Network, draws_randomness
+from continual.seeding import derive
+from continual.state import nbytes
+from continual.step import step, task_loss
+from continual.strategy import Seams, Strategy, View, Weights
+from continual.types import Batch, Cost, Experience, Output, Rows, Spec
+
+
+class SGDLearner:
+    """Train a network on each experience by gradient steps.
+
+    Args:
+        model: f(spec) -> module, e.g. ``continual.models.mlp``.
+        optimizer: f(parameters) -> torch optimizer, carried over from experience to experience.
+        strategies: by name, acting in this order.
+        spec: the stream's spec.
+        batch_size: rows that arrive in one update, >= 1.
+        epochs: passes over each experience, >= 1.
+        iterations: updates per experience instead of ``epochs``; None for epochs.
+        head: which classes compete, see ``continual.heads``.
+        scheduler: f(optimizer) -> learning-rate scheduler, stepped after every update; or None.
+        clip: f(parameters) that clips their gradients, e.g. ``torch.nn.utils.clip_grad_norm_``; or None.
+        augment: augmentation of stream and replayed rows, see ``continual.augment``; or None.
+        seed: of the run.
+        device: where parameters and memories live.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Spec], nn.Module],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        strategies: Mapping[str, Strategy],
+        *,
+        spec: Spec,
+        batch_size: int = 10,
+        epochs: int = 1,
+        iterations: int | None = None,
+        head: str = "all",
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        clip: Callable[[list[Tensor]], object] | None = None,
+        augment: Augment | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        _check(spec, batch_size, epochs, iterations, strategies)
+        self.spec, self.batch_size, self.epochs, self.iterations = spec, batch_size, epochs, iterations
+        self.seed, self.device, self.clip, self.augment = seed, torch.device(device), clip, augment
+        self.strategies, self.seams = dict(strategies), Seams(strategies)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "model"))
+            self.network = Network(model(spec), spec).to(self.device)
+        self.optimizer = optimizer([p for p in self.network.parameters() if p.requires_grad])
+        self.scheduler = scheduler(self.optimizer) if scheduler else None
+        self.head = Head(head, spec, self.device)
+        self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
+        self.noise = self._own_noise()
+        self.view = self._open_view()
+        for s in self.strategies.values():
+            s.start(self.view)
+
+    def learn(self, experience: Experience) -> Iterator[int]:
+        """Update on each batch of the experience; yield after each the stream rows that it consumed."""
+        rows = self.rows_for(experience)
+        self._enter(experience)
+        if self.updates == 0:
+            self.head.begin()
+            for s in self.strategies.values():
+                s.begin(self.view, experience)
+        updates = list(schedule(len(rows), self.batch_size, self.epochs, self.iterations, self.seed, self.lap))
+        ends = _consumed(len(experience.rows), [len(indices) for indices in updates])
+        for indices, consumed in islice(zip(updates, ends, strict=True), self.updates, None):
+            self._update(rows.take(indices))
+            self.updates += 1
+            yield consumed
+        for s in self.strategies.values():
+            s.end(self.view, experience)
+        self.lap, self.updates = self.lap + 1, 0
+
+    def rows_for(self, experience: Experience) -> Rows:
+        """The rows to pass over; a subclass may add to those that arrived."""
+        return experience.rows
+
+    def _enter(self, experience: Experience) -> None:
+        self.view.experience, self.view.task, self.view.fetch = experience.index, experience.task, experience.rows.fetch
+
+    def _update(self, batch: Batch) -> None:
+        if self.device.type != "cpu":
+            batch = _to(batch, self.device)
+        self.head.arrive(batch.y, self.view.task)
+        with self._guard():
+            step(
+                self.view, self.seams, batch, self.optimizer, mask=self.head.mask, augment=self.augment, clip=self.clip
+            )
+        if self.scheduler:
+            self.scheduler.step()
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        """(B, *in_shape) -> (B, n_classes) logits, in eval mode; nothing changes."""
+        if task is not None and not self.spec.task_aware:
+            raise UserError(f"predict got task={task}, and this stream hides task labels; leave it out")
+        x = x.to(self.device)
+        with self._still(), torch.no_grad():
+            out = self.network(x)
+            for s in self.seams.predict:
+                out = out._replace(logits=s.predict(self.view, x, out, task))
+        return self.head.restrict(out.logits, task)
+
+    def cost(self) -> Cost:
+        """Forward-equivalents spent so far, and bytes held now."""
+        return Cost(self.spent, nbytes(self._tensors()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **self._tensors(),
+            "head": self.head.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "augment": self.augment.state_dict() if self.augment else None,
+            "generator": self.noise,
+            "lap": self.lap,
+            "updates": self.updates,
+            "spent": self.spent,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["strategies"].keys() != self.strategies.keys():
+            raise UserError(
+                f"the snapshot holds strategies {list(state['strategies'])}, this learner has {list(self.strategies)}"
+            )
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, s in self.strategies.items():
+            s.load_state_dict(state["strategies"][name])
+        self.head.load_state_dict(state["head"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.augment:
+            self.augment.load_state_dict(state["augment"])
+        self.noise = state["generator"]
+        self.lap, self.updates, self.spent = state["lap"], state["updates"], state["spent"]
+
+    def _tensors(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "strategies": {name: s.state_dict() for name, s in self.strategies.items()},
+        }
+
+    def _own_noise(self) -> Tensor | None:
+        """The global generator's state during this learner's steps, if its network draws from it (dropout)."""
+        x = torch.zeros(2, *self.spec.in_shape, dtype=self.spec.dtype, device=self.device)
+        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        drew = draws_randomness(self.network, x)
+        self.network.load_state_dict(weights)  # the trial pass may have moved batch statistics
+        return torch.Generator().manual_seed(derive(self.seed, "noise")).get_state() if drew else None
+
+    def _guard(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.noise is None else _Noise(self)
+
+    def _open_view(self) -> View:
+        view = View()
+        view.spec = self.spec
+        view.params = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        frozen = {name: p for name, p in self.network.named_parameters() if not p.requires_grad}
+        view.buffers = frozen | dict(self.network.named_buffers())
+        view.classes = self.head.seen
+        view.forward, view.answer, view.charge = self._forward, self._answer, self._charge
+        view.still = self._still
+        view.loss = lambda params, batch: task_loss(view, self.seams, params, batch, self.head.mask)[0]
+        view.lr = lambda: float(self.optimizer.param_groups[0]["lr"])
+        return view
+
+    def _charge(self, forward_equivalents: float) -> None:
+        self.spent += forward_equivalents
+
+    def _forward(self, params: Weights, x: Tensor) -> Output:
+        self.spent += len(x)
+        out: Output
+        out = self.network(x) if params is self.view.params else functional_call(self.network, dict(params), (x,))
+        return out
+
+    def _answer(self, weights: Weights, x: Tensor) -> Output:
+        self.spent += len(x)
+        with self._still(), torch.no_grad():
+            out: Output = functional_call(self.network, dict(weights), (x,))
+        return out
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.train()
+
+
+class _Noise(AbstractContextManager[None]):
+    """Within it, the global generator is the learner's own; outside, it is as it was."""
+
+    def __init__(self, learner: SGDLearner) -> None:
+        self.learner = learner
+
+    def __enter__(self) -> None:
+        self.outside = torch.get_rng_state()
+        torch.set_rng_state(self.learner.noise)
+
+    def __exit__(self, *exc: object) -> None:
+        self.learner.noise = torch.get_rng_state()
+        torch.set_rng_state(self.outside)
+
+
+def _consumed(arrived: int, sizes: list[int]) -> list[int]:
+    """Stream rows consumed by each update: its batch in a single pass, a proportional share in several."""
+    total, done, before, shares = sum(sizes), 0, 0, []
+    for size in sizes:
+        done += size
+        position = done * arrived // total
+        shares.append(position - before)
+        before = position
+    return shares
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    extra = {name: column.to(device) for name, column in batch.extra.items()}
+    return replace(
+        batch, x=batch.x.to(device), y=batch.y.to(device), weight=batch.weight.to(device), extra=extra
+    )
+
+
+def _check(
+    spec: Spec, batch_size: int, epochs: int, iterations: int | None, strategies: Mapping[str, Strategy]
+) -> None:
+    for name, value in (("batch_size", batch_size), ("epochs", epochs), ("iterations", iterations)):
+        if value is not None and value < 1:
+            raise UserError(f"learner.{name}={value} must be at least 1")
+    if spec.boundaries and spec.smallest is not None and batch_size > spec.smallest:
+        raise UserError(
+            f"learner.batch_size={batch_size} is larger than the smallest experience of {spec.smallest} rows; "
+            f"use at most learner.batch_size={spec.smallest}"
+        )
+    if not spec.boundaries:
+        for name, s in strategies.items():
+            if s.needs_boundaries:
+                raise UserError(
+                    f"strategy '{name}' needs task boundaries, and this stream hides them; "
+                    f"let tasks arrive whole (scenario.arrival_rows=null) or use a strategy that does not"
+                )

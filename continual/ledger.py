@@ -1,0 +1,302 @@
+"""The ledger of one run: an append-only file of records beside a manifest, readable at any instant.
+
+A run directory holds::
+
+    manifest.json     what was run, see :mod:`continual.manifest`
+    records.jsonl     what was measured, see :mod:`continual.journal`
+    lock              held, and signed, by the process that writes
+    *.<n>.json*       manifests and records of runs that were started over here
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from filelock import Timeout
+
+from continual import files, journal
+from continual.errors import UserError, nearest
+from continual.journal import Journal, Mark
+from continual.manifest import FORMAT, redact_text
+from continual.types import Record
+
+SYNC_SECONDS = 2.0
+MANIFEST, RECORDS, LOCK = "manifest.json", "records.jsonl", "lock"
+
+End = Literal["finished", "interrupted", "failed"]
+Status = Literal["running", "finished", "interrupted", "failed", "killed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What is on disk about one run.
+
+    Attributes:
+        path: its directory.
+        manifest: see :func:`continual.manifest.manifest`.
+        records: all complete records, in the order they were written.
+        status: ``finished``, ``interrupted`` or ``failed`` if it said so itself; else ``running`` if a living process
+            holds its lock, and ``killed`` if none does.
+        seconds: wall time until it ended, without the time lost to kills; None if it did not say.
+        reason: why it was interrupted or failed; None if it did not say.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    records: list[Record]
+    status: Status
+    seconds: float | None
+    reason: str | None
+
+
+class Ledger:
+    """The writer of one run.
+
+    ::
+
+        with Ledger.create(directory, manifest) as ledger:
+            ledger.append(records)
+
+    Leaving the block ends the run: ``finished``, or ``interrupted`` by a KeyboardInterrupt or SystemExit, or
+    ``failed`` with the exception as reason. A record is with the operating system once it is appended, so a killed
+    process loses none; appending brings it to the disk at least every 2 seconds, so a power cut loses what came
+    since. Not for several threads at once.
+    """
+
+    def __init__(self, path: Path, resources: ExitStack, mark: Mark, seconds: float) -> None:
+        self.path = path
+        self._resources = resources
+        self._mark = mark
+        self._file = os.open(path / RECORDS, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        resources.callback(os.close, self._file)
+        self._ended = False
+        self._synced = time.monotonic()
+        self._began = self._synced - seconds
+
+    @classmethod
+    def create(cls, directory: Path, manifest: Mapping[str, Any], *, restart: bool = False) -> Self:
+        """Begin a run in ``directory``, made if needed.
+
+        Args:
+            directory: one per run.
+            manifest: plain JSON values.
+            restart: start over where a run is already; its files are renamed ``manifest.<n>.json`` and
+                ``records.<n>.jsonl``, n counting from 1.
+
+        Errors:
+            UserError: the directory cannot be written, is in use by another process, or holds a run and ``restart``
+                is False.
+        """
+        text = json.dumps({"format": FORMAT, **manifest}, indent=1, allow_nan=False).encode()
+        with _locked(directory) as resources:
+            if not restart and (directory / MANIFEST).exists():
+                fix = "resume it, choose another directory, or start over with restart=true, which keeps the old files"
+                raise UserError(f"{directory} holds a run already, {_state(directory)}; {fix}")
+            _set_aside(directory)
+            ledger = cls(directory, resources, Mark(), 0.0)
+            ledger._write(journal.header(text))
+            ledger.flush()
+            files.write_atomic(directory / MANIFEST, text)  # last: from here on the directory is a run
+        return ledger
+
+    @classmethod
+    def resume(cls, directory: Path, keep: int | None = None) -> Self:
+        """Go on with a run that was interrupted, failed or killed; its end line and a torn last line are cut.
+
+        Args:
+            directory: where the run is.
+            keep: how many records to keep, all if None. A run that goes on from a snapshot will measure again what
+                came after it: keep the ``count`` that the ledger had then.
+
+        Errors:
+            UserError: there is no run, or it finished, is damaged, in use, or has fewer than ``keep`` records.
+        """
+        if not (directory / MANIFEST).exists():
+            raise UserError(f"{directory} holds no run to resume: it has no {MANIFEST}{_neighbours(directory)}")
+        with _locked(directory) as resources:
+            _, content = _load(directory)
+            keep = len(content.records) if keep is None else keep
+            if content.end.get("end") == "finished":
+                raise UserError(f"the run in {directory} has finished; start over with restart=true, or leave it")
+            if not 0 <= keep < len(content.marks):
+                have = f"{len(content.records)} records" if content.marks else "no header"
+                raise UserError(f"the run in {directory} has {have}, cannot keep {keep}; start over with restart=true")
+            ledger = cls(directory, resources, content.marks[keep], content.end.get("seconds", 0.0))
+            ledger.flush()
+        return ledger
+
+    @property
+    def count(self) -> int:
+        """Records in the ledger."""
+        return self._mark.records
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write ``records`` one by one as they come, so that a generator may be a whole run."""
+        for record in records:
+            self._write(journal.record(record))
+            if time.monotonic() - self._synced >= SYNC_SECONDS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Bring all that was appended to the disk itself."""
+        os.ftruncate(self._file, self._mark.size)  # a write that failed may have left bytes after it
+        os.fsync(self._file)
+        self._synced = time.monotonic()
+
+    def end(self, status: End, reason: str | None = None) -> None:
+        """Say how the run ended; nothing can be appended afterwards. Secrets in ``reason`` are redacted."""
+        reason = None if reason is None else redact_text(reason)
+        self._write({"end": status, "seconds": time.monotonic() - self._began, "reason": reason})
+        self.flush()
+        self._ended = True
+
+    def close(self) -> None:
+        """Free the directory; a run that was not ended counts as killed."""
+        self._ended = True
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self._ended:
+                self._end_by(error)
+        finally:
+            self.close()
+
+    def _end_by(self, error: BaseException | None) -> None:
+        if error is None:
+            self.end("finished")
+        else:
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            self.end("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
+
+    def _write(self, body: dict[str, Any]) -> None:
+        if self._ended:
+            raise RuntimeError(f"the ledger of {self.path} has ended; nothing can be appended")
+        line, after = journal.line(body, self._mark)
+        done = 0
+        while done < len(line):
+            done += os.pwrite(self._file, line[done:], self._mark.size + done)
+        self._mark = after  # one assignment: after an interrupt or a full disk the next write starts at a whole line
+
+
+def read(directory: Path) -> RunData:
+    """Read a run, also while it is written.
+
+    Errors:
+        UserError: ``directory`` is not a run, or a file of it is damaged (naming file and line) or newer.
+    """
+    # The lock before the file: a run that ends in between is then seen to have ended.
+    running = files.is_held(directory / LOCK)
+    manifest, content = _load(directory)
+    status: Status = content.end.get("end", "running" if running else "killed")
+    return RunData(directory, manifest, content.records, status, content.end.get("seconds"), content.end.get("reason"))
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """All run directories (those with a ``manifest.json``) at and below ``paths``, sorted, each once.
+
+    Symbolic links below a path are not followed, and runs inside runs are not looked for.
+
+    Errors:
+        UserError: there is nothing at a path, or no run at or below it.
+    """
+    runs: dict[Path, Path] = {}
+    for path in paths:
+        found = list(_runs_below(path))
+        if not found:
+            what = f"no run (a directory with {MANIFEST}) at or below {path}" if path.exists() else f"no such {path}"
+            raise UserError(what + _neighbours(path))
+        runs.update((run.resolve(), run) for run in found)
+    return sorted(runs.values())
+
+
+def _runs_below(path: Path) -> Iterator[Path]:
+    for root, directories, names in os.walk(path):
+        if MANIFEST in names:
+            directories.clear()
+            yield Path(root)
+
+
+def _neighbours(path: Path) -> str:
+    """The nearest directory beside ``path``, or all of them if they are few."""
+    path = path.absolute()
+    names = [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
+    hint = nearest(path.name, set(names) - {path.name})
+    return hint if hint.endswith("?") or len(names) <= 10 else ""
+
+
+def _load(directory: Path) -> tuple[dict[str, Any], Journal]:
+    text = _bytes(directory / MANIFEST)
+    try:
+        manifest = dict(json.loads(text.decode()))
+        version = manifest["format"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{directory / MANIFEST} is damaged, or not the manifest of a run: {error}") from None
+    if version != FORMAT:
+        raise UserError(
+            f"{directory / MANIFEST} is in format {version}, this version reads {FORMAT}; upgrade continual"
+        )
+    return manifest, journal.parse(_bytes(directory / RECORDS), text, str(directory / RECORDS))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run: it has no {path.name}{_neighbours(path.parent)}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[ExitStack]:
+    """Make and lock a run directory; give the lock back if what follows fails."""
+    resources = ExitStack()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        resources.callback(files.acquire(directory / LOCK).release)
+        yield resources
+    except BaseException as error:
+        resources.close()
+        if isinstance(error, Timeout):
+            holder = files.holder(directory / LOCK)
+            fix = "wait for it, stop it, or choose another directory"
+            raise UserError(f"{directory} is in use by {holder}; {fix}") from None
+        if isinstance(error, OSError):
+            reason, fix = error.strerror or error, "choose another, or make it writable"
+            raise UserError(f"run directory {directory} cannot be written: {reason}; {fix}") from None
+        raise
+
+
+def _state(directory: Path) -> str:
+    try:
+        _, content = _load(directory)
+    except UserError as error:
+        return f"damaged ({error})"
+    return f"{content.end.get('end', 'killed')} after {len(content.records)} records"
+
+
+def _set_aside(directory: Path) -> None:
+    """Rename what an earlier run left; the manifest first, without which a directory is no run."""
+    number = 1
+    while any(_numbered(directory / name, number).exists() for name in (MANIFEST, RECORDS)):
+        number += 1
+    for name in (MANIFEST, RECORDS):
+        if (directory / name).exists():
+            (directory / name).rename(_numbered(directory / name, number))
+    files.sync_directory(directory)
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")

@@ -1,0 +1,189 @@
+"""Bounded stores of past rows.
+
+A memory keeps columns (``x`` or ``id``, ``y``, and what a strategy adds) in tensors allocated once.
+Which rows stay is the policy of the subclass; its random draws come from a generator of its own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.errors import UserError
+from continual.seeding import generator
+from continual.types import Batch, Spec
+
+Column = tuple[tuple[int, ...], torch.dtype]
+Fetch = Callable[[Tensor], Tensor]
+
+
+class Memory(ABC):
+    """At most ``capacity`` rows (or bytes) of what was added.
+
+    Args:
+        capacity: rows, or bytes if ``unit`` is ``bytes`` (x, y and every column counted with its dtype).
+        unit: ``rows`` or ``bytes``.
+        store: ``rows`` keeps inputs in the stream's own dtype; ``indices`` keeps 8-byte row ids and
+            fetches the inputs from the stream, which must still be there.
+        replacement: whether one draw may hold a row twice.
+        spec: the stream's spec.
+        columns: further columns by name: (shape of one row, dtype).
+        seed: of its own generator.
+        device: where it lives.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        unit: str = "rows",
+        store: str = "rows",
+        replacement: bool = False,
+        *,
+        spec: Spec,
+        columns: Mapping[str, Column] | None = None,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if unit not in ("rows", "bytes"):
+            raise UserError(f"memory unit='{unit}' is unknown; use 'rows' or 'bytes'")
+        if store not in ("rows", "indices"):
+            raise UserError(f"memory store='{store}' is unknown; use 'rows' or 'indices'")
+        inputs: dict[str, Column] = {"x": (spec.in_shape, spec.dtype)} if store == "rows" else {"id": ((), torch.int64)}
+        layout = {**inputs, "y": ((), torch.int64), **(columns or {})}
+        row_bytes = sum(prod(shape) * dtype.itemsize for shape, dtype in layout.values())
+        self.capacity = capacity // row_bytes if unit == "bytes" else capacity
+        if self.capacity < 1:
+            bound = f"at least one row's {row_bytes} bytes" if unit == "bytes" else "at least 1 row"
+            raise UserError(f"memory capacity={capacity} {unit} must be {bound}")
+        self.replacement = replacement
+        self.seen = 0
+        self.generator = generator(seed)
+        self.columns = {
+            name: torch.zeros(self.capacity, *shape, dtype=dtype, device=device)
+            for name, (shape, dtype) in layout.items()
+        }
+        self.prepare(spec.n_classes)
+
+    def prepare(self, n_classes: int) -> None:
+        """Policy state, allocated once."""
+
+    def __len__(self) -> int:
+        return min(self.seen, self.capacity)
+
+    @abstractmethod
+    def place(self, y: list[int]) -> list[int]:
+        """Slots for rows with labels ``y`` that arrive one after another, -1 for a row that is not kept."""
+
+    def add(self, batch: Batch, **columns: Tensor) -> None:
+        """Offer the arrived rows of ``batch``, with further ``columns`` (arrived, ...)."""
+        n = batch.arrived
+        y = batch.y[:n]
+        slots = self.place(y.tolist())
+        self.seen += n
+        kept = {slot: row for row, slot in enumerate(slots) if slot >= 0}  # a later row overwrites an earlier one
+        if not kept:
+            return
+        values = {"y": y, **columns}
+        values |= {"x": batch.x} if "x" in self.columns else {"id": batch.extra["id"]}
+        to, of = torch.tensor(list(kept)), torch.tensor(list(kept.values()))
+        for name, column in self.columns.items():
+            column[to] = values[name][of].detach()
+
+    def draw(self, n: int, among: Tensor | None = None) -> Tensor:
+        """(<= n,) slots drawn uniformly from ``among`` (default: every occupied slot)."""
+        size = len(self) if among is None else len(among)
+        if self.replacement and size:
+            chosen = torch.randint(size, (n,), generator=self.generator)
+        else:
+            chosen = torch.randperm(size, generator=self.generator)[:n]
+        return chosen if among is None else among[chosen]
+
+    def inputs(self, slots: Tensor, fetch: Fetch) -> Tensor:
+        """Inputs (n, *in_shape) of ``slots``; ``fetch`` gives them by row id where only ids are kept."""
+        return self.column("x", slots) if "x" in self.columns else fetch(self.column("id", slots))
+
+    def column(self, name: str, slots: Tensor) -> Tensor:
+        """(n, ...) what a column holds in ``slots``."""
+        return self.columns[name].index_select(0, slots)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Columns, the number of rows ever offered and the generator."""
+        return {"columns": dict(self.columns), "seen": self.seen, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state of equal capacity and columns."""
+        for name, column in self.columns.items():
+            column.copy_(state["columns"][name])
+        self.seen = int(state["seen"])
+        self.generator.set_state(state["generator"])
+
+
+class Reservoir(Memory):
+    """A uniform sample of everything ever added: a row is present with probability min(1, capacity / n).
+
+    Row i (from 0) goes to slot i while there is room, then to slot floor(u * (i + 1)) if that is below
+    the capacity, u uniform in [0, 1). Vitter 1985, Algorithm R, https://doi.org/10.1145/3147.3165
+    """
+
+    def place(self, y: list[int]) -> list[int]:
+        free = max(0, min(len(y), self.capacity - self.seen))
+        slots = list(range(self.seen, self.seen + free))
+        draws = torch.rand(len(y) - free, generator=self.generator, dtype=torch.float64).tolist()
+        for row, u in enumerate(draws, start=self.seen + free):
+            slot = int(u * (row + 1))
+            slots.append(slot if slot < self.capacity else -1)
+        return slots
+
+
+class ClassBalanced(Memory):
+    """As equal a share for every class as the stream allows, uniform within a class.
+
+    When full, a row of a class that never was the largest replaces a random row of the largest class;
+    a row of a class that once was replaces one of its own with probability m / n (m stored, n seen).
+    Chrysakis & Moens 2020, "Online Continual Learning from Imbalanced Data",
+    http://proceedings.mlr.press/v119/chrysakis20a.html
+    """
+
+    def prepare(self, n_classes: int) -> None:
+        self.class_seen = torch.zeros(n_classes, dtype=torch.int64)
+        self.was_largest = torch.zeros(n_classes, dtype=torch.bool)
+        self._labels: list[int] = []  # of every slot, as columns["y"] will be once these rows are written
+
+    def place(self, y: list[int]) -> list[int]:
+        return [self._place_one(label) for label in y]
+
+    def _place_one(self, label: int) -> int:
+        self.class_seen[label] += 1
+        if len(self._labels) < self.capacity:
+            self._labels.append(label)
+            slot = len(self._labels) - 1
+        else:
+            slot = self._overwrite(label)
+        if slot >= 0:
+            self._labels[slot] = label
+        if len(self._labels) == self.capacity:
+            counts = torch.bincount(torch.tensor(self._labels), minlength=len(self.class_seen))
+            self.was_largest |= counts == counts.max()
+        return slot
+
+    def _overwrite(self, label: int) -> int:
+        counts = torch.bincount(torch.tensor(self._labels), minlength=len(self.class_seen))
+        victim = label
+        if not self.was_largest[label]:
+            victim = int(counts.argmax())
+        elif torch.rand((), generator=self.generator) > counts[label] / self.class_seen[label]:
+            return -1
+        own = [slot for slot, stored in enumerate(self._labels) if stored == victim]
+        return own[int(torch.randint(len(own), (), generator=self.generator))]
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"class_seen": self.class_seen.clone(), "was_largest": self.was_largest.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.class_seen.copy_(state["class_seen"])
+        self.was_largest.copy_(state["was_largest"])
+        self._labels = self.columns["y"][: len(self)].tolist()

@@ -1,0 +1,318 @@
+"""What one run learned and forgot: pure functions of its records, one declared definition each.
+
+``R[i, j]`` is the accuracy on task j's probe after the i-th end of a task (row 0: before any training). A *task* is
+the origin task that each record carries, so that a task cut into many small arrivals is still one task. On a stream
+that trains its tasks 1..T in order, once each, every formula reads as in its paper. With repetition, ``R[j, j]`` is the
+row of task j's first end, ``R[j-1, j]`` the row just before that training, and *old* tasks are those learned before
+the newest one. What NaN means is told in :mod:`continual.timeline`, where the metrics over time are.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from continual import timeline as over_time
+from continual.errors import UserError
+from continual.timeline import (
+    Floats,
+    first_positions,
+    mean,
+    measured_tasks,
+    read_timeline,
+    seen_accuracy,
+    weighted_mean,
+)
+from continual.types import Record
+
+FINAL = ("forward_equivalents_per_row", "peak_bytes", "seconds", "dormant_fraction", "effective_rank", "weight_norm")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matrix:
+    """One metric on every probe at every end of a task.
+
+    Attributes:
+        values: (1 + S, T); row 0 before training, then one row per end of a task in stream order; NaN: not measured.
+        trained: (S,) the origin task that ended at rows 1..S. A task that returns later ends again, so S may exceed T.
+    """
+
+    values: Floats
+    trained: tuple[int, ...]
+
+    @property
+    def learned(self) -> dict[int, int]:
+        """{task: row of its first end}, in the order in which the tasks were learned."""
+        return first_positions(self.trained, range(1, len(self.trained) + 1))
+
+    @property
+    def measured(self) -> set[int]:
+        """Tasks whose probe was measured at least once."""
+        return measured_tasks(self.values)
+
+    @property
+    def old(self) -> list[int]:
+        """Measured tasks that were learned before the newest one."""
+        return [task for task in list(self.learned)[:-1] if task in self.measured]
+
+
+def accuracy_matrix(records: Iterable[Record], metric: str = "accuracy") -> Matrix:
+    """The matrix R of a run; of another ``metric`` that was recorded per probe at the ends of tasks if named."""
+    timeline = read_timeline(records, metric)
+    return Matrix(timeline.values[[0, *timeline.ends]], tuple(timeline.tasks[timeline.ends].tolist()))
+
+
+def probe_rows(records: Iterable[Record]) -> dict[int, float]:
+    """{probe: its number of rows}, as recorded before training."""
+    return {r.probe: r.value for r in records if r.metric == "probe_rows" and r.at == "start" and r.probe is not None}
+
+
+def average_accuracy(matrix: Matrix) -> float:
+    """mean_j R[T, j] over all tasks with a probe, learned or not, each with equal weight. In [0, 1], 1 is flawless."""
+    return mean(matrix.values[-1, sorted(matrix.measured)]) if matrix.trained else float("nan")
+
+
+def stream_accuracy(matrix: Matrix, sizes: Mapping[int, float]) -> float:
+    """sum_j n_j R[T, j] / sum_j n_j, with n_j = ``sizes[j]`` the rows of probe j. In [0, 1], 1 is flawless."""
+    tasks = sorted(matrix.measured)
+    accuracy = matrix.values[-1, tasks] if matrix.trained else np.full(len(tasks), np.nan)
+    return weighted_mean(accuracy, np.array([sizes.get(task, np.nan) for task in tasks]))
+
+
+def average_incremental_accuracy(matrix: Matrix) -> float:
+    """mean_i mean_{j<=i} R[i, j]: at each end of a task, the mean over tasks learned so far. In [0, 1].
+
+    Many papers print it as AAA; that name is kept for :func:`continual.timeline.anytime_accuracy`.
+    """
+    return mean(seen_accuracy(matrix.values[1:], matrix.trained))
+
+
+def forgetting_per_task(matrix: Matrix) -> dict[int, float]:
+    """{j: max_{1<=l<T} R[l, j] - R[T, j]} for each old task j, the best it ever was minus what is left.
+
+    In [-1, 1]: 1 if all was lost, 0 if nothing, negative if the last end is its best. Rows before j was learned take
+    part where they were measured. Source: Chaudhry et al. 2018, "Riemannian walk for incremental learning".
+    """
+    lost = {}
+    for task in matrix.old:
+        column = matrix.values[1:, task]
+        known = not np.isnan(column[matrix.learned[task] - 1])
+        lost[task] = float(np.fmax.reduce(column[:-1]) - column[-1]) if known else float("nan")
+    return lost
+
+
+def forgetting(matrix: Matrix) -> float:
+    """mean_{j<T} ( max_{1<=l<T} R[l, j] - R[T, j] ), see :func:`forgetting_per_task`. NaN for a single task."""
+    return mean(forgetting_per_task(matrix).values())
+
+
+def backward_transfer(matrix: Matrix) -> float:
+    """mean_{j<T} ( R[T, j] - R[j, j] ): what later training did to old tasks. In [-1, 1], negative if it hurt.
+
+    Source: Lopez-Paz and Ranzato 2017, "Gradient episodic memory for continual learning".
+    """
+    return mean(matrix.values[-1, j] - matrix.values[matrix.learned[j], j] for j in matrix.old)
+
+
+def forward_transfer(matrix: Matrix) -> float:
+    """mean_{j>=2} ( R[j-1, j] - R[0, j] ): what earlier training did for a task not yet trained.
+
+    The baseline is the same run's random initialisation. In [-1, 1], 0 if earlier tasks were of no use.
+    Source: Lopez-Paz and Ranzato 2017.
+    """
+    later = [(j, row) for j, row in list(matrix.learned.items())[1:] if j in matrix.measured]
+    return mean(matrix.values[row - 1, j] - matrix.values[0, j] for j, row in later)
+
+
+def intransigence(matrix: Matrix, reference: Mapping[int, float]) -> float:
+    """mean_j ( A*[j] - R[j, j] ), with A*[j] = ``reference[j]`` of a learner trained jointly on the tasks up to j.
+
+    In [-1, 1]: 1 if nothing new was learned, at most 0 if every task was learned as well as jointly. NaN if the
+    reference lacks a learned task. Source: Chaudhry et al. 2018.
+    """
+    learned = [(j, row) for j, row in matrix.learned.items() if j in matrix.measured]
+    return mean(reference.get(j, math.nan) - matrix.values[row, j] for j, row in learned)
+
+
+def negative_flips(flips: Matrix) -> float:
+    """Mean over ends of tasks of P(right at the previous end, wrong now), over tasks learned by the previous end.
+
+    ``flips`` is the matrix of the metric ``negative_flips``. In [0, 1], 0 if nothing was unlearned.
+    Source: Yan et al. 2021, "Positive-congruent training".
+    """
+    return mean(mean(flips.values[i, old]) for i, old in _updates(flips))
+
+
+def relative_negative_flips(flips: Matrix, accuracy: Matrix) -> float:
+    """Mean over ends of tasks of P(right before, wrong now) / ((1 - err_before) err_now), on tasks learned before.
+
+    At least 0; 1 if the two models' mistakes were independent. Ends with a denominator of 0 (nothing was right, or
+    nothing is wrong) are left out. Source: Yan et al. 2021.
+    """
+    ratios = []
+    for i, old in _updates(flips):
+        expected = mean(accuracy.values[i - 1, old]) * (1 - mean(accuracy.values[i, old]))
+        if expected != 0:
+            ratios.append(mean(flips.values[i, old]) / expected)
+    return mean(ratios)
+
+
+def _updates(matrix: Matrix) -> Iterator[tuple[int, list[int]]]:
+    """(row, measured tasks learned by the previous row) for each row from the second end of a task on."""
+    for row in range(2, len(matrix.trained) + 1):
+        old = sorted(set(matrix.trained[: row - 1]) & matrix.measured)
+        if old:
+            yield row, old
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error sum_b (n_b / N) |accuracy_b - confidence_b| over bins of equal mass.
+
+    A row's bin is that of its rank by confidence (its largest probability); rows of equal confidence share a bin,
+    so that the order of rows does not matter.
+
+    Args:
+        probabilities: (N, C), rows that sum to 1.
+        labels: (N,) int64; rows with a negative label (none) are left out.
+        bins: how many.
+
+    Returns:
+        A value in [0, 1]: 0 if every confidence is the frequency of being right, 1 if sure and always wrong. NaN
+        without labelled rows or with NaN probabilities.
+
+    Raises:
+        UserError: ``bins`` < 1, or values outside [0, 1] (logits).
+    """
+    if bins < 1:
+        raise UserError(f"calibration_error: bins={bins} must be at least 1")
+    confidence, predicted = (column.cpu().numpy() for column in probabilities[labels >= 0].double().max(dim=1))
+    if not confidence.size or np.isnan(confidence).any():
+        return float("nan")
+    if confidence.min() < 0 or confidence.max() > 1 + 1e-6:
+        raise UserError(
+            f"calibration_error: probability {confidence.max():g} is outside [0, 1]; apply softmax to logits"
+        )
+    excess = (predicted == labels[labels >= 0].cpu().numpy()) - confidence  # (N,)
+    rank = np.searchsorted(np.sort(confidence), confidence)  # (N,)
+    return float(np.abs(np.bincount(rank * bins // len(rank), weights=excess)).sum() / len(rank))
+
+
+def dormant_fraction(activations: Tensor, threshold: float) -> float:
+    """Share of units whose score mean|h_u| / mean_v mean|h_v| is at most ``threshold``.
+
+    ``activations`` (N, U, ...) of one layer; a channel's positions count as more rows. In [0, 1]: 0 if all units take
+    part; 1 if the layer is silent (its scores are undefined, every unit is dormant). NaN if activations are not
+    finite. Source: Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning".
+    """
+    strength = activations.detach().double().abs().transpose(0, 1).flatten(1).mean(dim=1)  # (U,)
+    if not strength.isfinite().all():
+        return float("nan")
+    return float((strength <= threshold * strength.mean()).double().mean())
+
+
+def effective_rank(features: Tensor) -> float:
+    """exp(-sum_k p_k ln p_k), p the singular values of ``features`` (N, F), uncentred, divided by their sum.
+
+    In [1, min(N, F)]: 1 if all rows are collinear, the upper end if no direction is preferred; 0 for a zero matrix,
+    NaN if features are not finite. Source: Roy and Vetterli 2007, "The effective rank".
+    """
+    if not features.isfinite().all():
+        return float("nan")
+    singular = torch.linalg.svdvals(features.detach().double())
+    if not singular.any():
+        return 0.0
+    return float(torch.special.entr(singular / singular.sum()).sum().exp())
+
+
+def weight_norm(parameters: Iterable[Tensor]) -> float:
+    """Euclidean norm of all parameters as one vector, in float64; at least 0, 0 without parameters."""
+    return math.sqrt(sum(float(parameter.detach().double().square().sum()) for parameter in parameters))
+
+
+def summary(
+    records: Iterable[Record],
+    *,
+    threshold: float = 0.8,
+    window: int = 1000,
+    fading: float = 0.999,
+    batches: int = 10,
+    reference: Mapping[int, float] | None = None,
+) -> dict[str, float]:
+    """Every scalar metric that a run's records support, by name; what was not measured is absent.
+
+    Beside the metrics stand the grain at which they were measured: ``evaluation_period`` (rows, the largest distance
+    between evaluations) and ``probe_rows`` (of the smallest probe).
+
+    Args:
+        records: of one run, in any order.
+        threshold: accuracy for ``samples_to_threshold``, in [0, 1].
+        window: rows for ``stability_gap``, ``windowed_*`` and ``prequential_accuracy_windowed``.
+        fading: factor per row of ``prequential_accuracy_fading``, in (0, 1].
+        batches: updates into each task for ``learning_curve_area``.
+        reference: accuracy per task of jointly trained runs, for ``intransigence``.
+
+    Raises:
+        UserError: a parameter outside its range.
+    """
+    for name, value, holds, bound in (
+        ("threshold", threshold, 0 <= threshold <= 1, "in [0, 1]"),
+        ("window", window, window >= 1, "at least 1 row"),
+        ("fading", fading, 0 < fading <= 1, "in (0, 1]"),
+        ("batches", batches, batches >= 0, "at least 0"),
+    ):
+        if not holds:
+            raise UserError(f"summary: {name}={value} must be {bound}")
+    records = list(records)
+    values = _at_ends(records, reference or {})
+    values |= _within_tasks(records, threshold, window, batches)
+    values |= _before_learning(records, window, fading)
+    values |= {r.metric: r.value for r in records if r.at == "final" and r.probe is None and r.metric in FINAL}
+    errors = [r.value for r in records if r.at == "final" and r.metric == "calibration_error" and r.probe is not None]
+    values["calibration_error"] = mean(error for error in errors if not math.isnan(error))
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def _at_ends(records: list[Record], reference: Mapping[int, float]) -> dict[str, float]:
+    matrix, flips, sizes = accuracy_matrix(records), accuracy_matrix(records, "negative_flips"), probe_rows(records)
+    return {
+        "probe_rows": min(sizes.values(), default=math.nan),
+        "average_accuracy": average_accuracy(matrix),
+        "stream_accuracy": stream_accuracy(matrix, sizes),
+        "average_incremental_accuracy": average_incremental_accuracy(matrix),
+        "forgetting": forgetting(matrix),
+        "backward_transfer": backward_transfer(matrix),
+        "forward_transfer": forward_transfer(matrix),
+        "intransigence": intransigence(matrix, reference),
+        "cumulative_forgetting": forgetting(accuracy_matrix(records, "accuracy_seen")),
+        "negative_flips": negative_flips(flips),
+        "relative_negative_flips": relative_negative_flips(flips, matrix),
+    }
+
+
+def _within_tasks(records: list[Record], threshold: float, window: int, batches: int) -> dict[str, float]:
+    timeline = read_timeline(records)
+    return {
+        "anytime_accuracy": over_time.anytime_accuracy(timeline),
+        "learning_curve_area": over_time.learning_curve_area(timeline, batches),
+        "min_accuracy": over_time.min_accuracy(timeline),
+        "worst_case_accuracy": over_time.worst_case_accuracy(timeline),
+        "stability_gap": over_time.stability_gap(timeline, window),
+        "windowed_forgetting": over_time.windowed_forgetting(timeline, window),
+        "windowed_plasticity": over_time.windowed_plasticity(timeline, window),
+        "samples_to_threshold": over_time.samples_to_threshold(timeline, threshold),
+        "evaluation_period": over_time.evaluation_period(timeline),
+    }
+
+
+def _before_learning(records: list[Record], window: int, fading: float) -> dict[str, float]:
+    foreseen = over_time.prequential_windows(records)
+    values = {
+        name: over_time.prequential_accuracy(*over_time.prequential_windows(records, name))
+        for name in ("prequential_accuracy", "last_label_accuracy", "blind_accuracy")
+    }
+    values["prequential_accuracy_fading"] = over_time.fading_accuracy(*foreseen, fading)
+    values["prequential_accuracy_windowed"] = over_time.sliding_accuracy(*foreseen, window)
+    return values

@@ -1,0 +1,44 @@
+"""The network a learner trains: input scaling around any model, features where the model has them."""
+
+import torch
+from torch import Tensor, nn
+
+from continual.types import Output, Spec
+
+
+class Classifier(nn.Module):
+    """A backbone and a head: ``features`` (B, *in_shape) -> (B, F), ``head`` (B, F) -> (B, n_classes)."""
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+        self.head = head
+
+    def forward(self, x: Tensor) -> Output:
+        features = self.features(x)  # (B, F)
+        return Output(self.head(features), features)
+
+
+class Network(nn.Module):
+    """``model`` behind the stream's dtype: uint8 rows are mapped from 0..255 to ``spec.input_range``."""
+
+    def __init__(self, model: nn.Module, spec: Spec) -> None:
+        super().__init__()
+        self.model = model
+        low, high = spec.input_range
+        self.scale, self.shift = (high - low) / 255, low
+
+    def forward(self, x: Tensor) -> Output:
+        if x.dtype == torch.uint8:
+            x = x.float().mul_(self.scale)
+            x = x.add_(self.shift) if self.shift else x
+        out = self.model(x)
+        return out if isinstance(out, Output) else Output(out)
+
+
+def draws_randomness(network: nn.Module, x: Tensor) -> bool:
+    """Whether a forward pass in train mode draws from the global generator (dropout, stochastic depth)."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.get_rng_state()
+        network.train()(x)
+        return not torch.equal(before, torch.get_rng_state())

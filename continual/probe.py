@@ -1,0 +1,215 @@
+"""What is measured and when. Measuring reads the learner and changes nothing.
+
+Accuracies of all probes before training and at every task end; of the tasks seen so far every ``every`` rows
+within a task; and, if asked for, how each arrival was predicted before it was learned.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from continual.errors import UserError
+from continual.metrics import calibration_error
+from continual.step import MASKED
+from continual.types import Batch, Experience, Learner, Record, Rows, Stream
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The schedule.
+
+    Attributes:
+        every: rows between two probes within a task, >= 1; None probes only at task ends.
+        max_rows: rows of each probe used within a task, >= 1; None for all. Task ends always use all.
+        prequential: whether arrivals are predicted before they are learned.
+        window: arrivals' rows summed up in one prequential record, >= 1.
+        batch_size: rows predicted at once, >= 1; does not change the result.
+    """
+
+    every: int | None = None
+    max_rows: int | None = None
+    prequential: bool = False
+    window: int = 100
+    batch_size: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("every", "max_rows", "window", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"probe.{name}={value} must be at least 1")
+
+    def of(self, stream: Stream, learner: Learner) -> "Measure":
+        """This schedule applied to one run."""
+        return Measure(self, stream, learner)
+
+
+class Measure:
+    """The evaluator of one run: holds where the run is and what was answered before."""
+
+    def __init__(self, probe: Probe, stream: Stream, learner: Learner) -> None:
+        self.probe, self.stream, self.learner = probe, stream, learner
+        self.labels = [rows.take(torch.arange(len(rows))).y for rows in stream.probes]
+        self.rows_seen = self.step = self.arrived = 0
+        self.last_probed = 0
+        self.trained: list[int] = []  # tasks in the order of their first row
+        self.right: dict[int, Tensor] = {}  # probe -> (n,) bool at the last task end
+        self.labels_only = LabelBaselines(stream.spec.n_classes)
+        self.asked: dict[int, list[int]] = defaultdict(list)  # row id -> answers whose labels are still to come
+        self.scores: list[tuple[bool, bool, bool]] = []  # per scored row: learner, last label, blind
+        self.began = perf_counter()
+        self.paused = 0.0
+        self.peak = 0
+
+    def advance(self, rows: int) -> None:
+        """The learner has made one update and consumed ``rows`` rows."""
+        self.rows_seen += rows
+        self.step += 1
+
+    def due(self) -> bool:
+        """Whether ``every`` rows have passed since the last probe within a task."""
+        return self.probe.every is not None and self.rows_seen - self.last_probed >= self.probe.every
+
+    def start(self) -> Iterator[Record]:
+        """Before any training: the size of each probe and the accuracy of the random initialisation."""
+        for task, y in enumerate(self.labels):
+            yield self._record(None, "start", task, "probe_rows", len(y))
+        for task, logits in self._answers(range(len(self.labels))):
+            yield self._record(None, "start", task, "accuracy", _accuracy(logits, self.labels[task]))
+
+    def within(self, task: int) -> Iterator[Record]:
+        """Within a task: accuracy of the tasks seen so far."""
+        self.last_probed = self.rows_seen
+        for probe, logits in self._answers([t for t in self.trained if t < len(self.labels)], self.probe.max_rows):
+            yield self._record(task, "step", probe, "accuracy", _accuracy(logits, self.labels[probe][: len(logits)]))
+
+    def end(self, task: int) -> Iterator[Record]:
+        """A task has ended: accuracy of every probe, over all classes and over the classes seen, and flips."""
+        self.last_probed = self.rows_seen
+        self.peak = max(self.peak, self.learner.cost().bytes)
+        yield from self._flush(task)
+        seen = self._classes_seen()
+        for probe, logits in self._answers(range(len(self.labels))):
+            y = self.labels[probe]
+            right = logits.argmax(1) == y
+            yield self._record(task, "end", probe, "accuracy", float(right.double().mean()))
+            yield self._record(task, "end", probe, "accuracy_seen", _accuracy(logits.masked_fill(~seen, MASKED), y))
+            if probe in self.right:
+                flips = self.right[probe] & ~right
+                yield self._record(task, "end", probe, "negative_flips", float(flips.double().mean()))
+            self.right[probe] = right
+
+    def arrival(self, experience: Experience, task: int) -> Iterator[Record]:
+        """An experience arrives: answer it before it is learned; score the answers whose labels are told now."""
+        if task not in self.trained:
+            self.trained.append(task)
+        self.arrived += len(experience.rows)
+        if not self.probe.prequential:
+            return
+        if experience.ask is not None:
+            batch = _all(experience.ask)
+            for row, answer in zip(batch.extra["id"].tolist(), self._predict_now(batch, experience), strict=True):
+                self.asked[row].append(answer)
+        if len(experience.rows):
+            self._score(experience)
+        if len(self.scores) >= self.probe.window:
+            yield from self._flush(task)
+
+    def final(self) -> Iterator[Record]:
+        """After the stream: what it cost, and how well confidence fits accuracy."""
+        seconds = perf_counter() - self.began - self.paused
+        cost = self.learner.cost()
+        task = self.trained[-1] if self.trained else None
+        yield from self._flush(task)
+        for probe, logits in self._answers(range(len(self.labels))):
+            error = calibration_error(logits.softmax(1), self.labels[probe])
+            yield self._record(task, "final", probe, "calibration_error", error)
+        per_row = cost.forward_equivalents / max(self.arrived, 1)
+        yield self._record(task, "final", None, "forward_equivalents_per_row", per_row)
+        yield self._record(task, "final", None, "peak_bytes", max(self.peak, cost.bytes))
+        yield self._record(task, "final", None, "seconds", seconds)
+
+    def _record(self, task: int | None, at: str, probe: int | None, metric: str, value: float) -> Record:
+        return Record(self.rows_seen, self.step, task, at, probe, metric, float(value))
+
+    def _classes_seen(self) -> Tensor:
+        seen = torch.zeros(self.stream.spec.n_classes, dtype=torch.bool)
+        for task in self.trained:
+            if task < len(self.labels):
+                seen[self.labels[task]] = True
+        return seen
+
+    def _answers(self, probes: Sequence[int], max_rows: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """(probe, logits (n, C)) of each probe, in chunks under inference mode; its time is not the learner's."""
+        for probe in probes:
+            began = perf_counter()
+            rows = self.stream.probes[probe]
+            n = len(rows) if max_rows is None else min(max_rows, len(rows))
+            task = probe if self.stream.spec.task_aware else None
+            with torch.inference_mode():
+                chunks = torch.arange(n).split(self.probe.batch_size)
+                logits = torch.cat([self.learner.predict(rows.take(c).x, task).cpu() for c in chunks])
+            self.paused += perf_counter() - began
+            yield probe, logits
+
+    def _predict_now(self, batch: Batch, experience: Experience) -> list[int]:
+        began = perf_counter()
+        with torch.inference_mode():
+            answers: list[int] = self.learner.predict(batch.x, experience.task).argmax(1).tolist()
+        self.paused += perf_counter() - began
+        return answers
+
+    def _score(self, experience: Experience) -> None:
+        batch = _all(experience.rows)
+        if experience.ask is None and not self.asked:
+            answers = self._predict_now(batch, experience)
+        else:
+            answers = [self.asked[row].pop(0) for row in batch.extra["id"].tolist()]
+        for answer, label in zip(answers, batch.y.tolist(), strict=True):
+            last, blind = self.labels_only.answer()
+            self.scores.append((answer == label, last == label, blind == label))
+            self.labels_only.learn(label)
+
+    def _flush(self, task: int | None) -> Iterator[Record]:
+        if not self.scores:
+            return
+        n = len(self.scores)
+        yield self._record(task, "arrival", None, "prequential_rows", n)
+        for metric, right in zip(
+            ("prequential_accuracy", "last_label_accuracy", "blind_accuracy"), zip(*self.scores, strict=True), strict=True
+        ):
+            yield self._record(task, "arrival", None, metric, sum(right) / n)
+        self.scores = []
+
+
+@dataclass
+class LabelBaselines:
+    """Two learners that see labels only: one repeats the last label, one knows which label follows which.
+
+    The second answers the label that most often followed the last one (a first-order Markov chain).
+    """
+
+    n_classes: int
+    last: int = 0
+    followed: dict[int, list[int]] = field(default_factory=dict)
+
+    def answer(self) -> tuple[int, int]:
+        """The two answers before the next label is known."""
+        counts = self.followed.get(self.last)
+        return self.last, counts.index(max(counts)) if counts else self.last
+
+    def learn(self, label: int) -> None:
+        """The label that came."""
+        self.followed.setdefault(self.last, [0] * self.n_classes)[label] += 1
+        self.last = label
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> float:
+    return float((logits.argmax(1) == y).double().mean())
+
+
+def _all(rows: Rows) -> Batch:
+    return rows.take(torch.arange(len(rows)))

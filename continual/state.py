@@ -1,0 +1,25 @@
+"""Walking a nested state of dicts, lists and tensors."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+
+def nbytes(state: Any) -> int:
+    """Bytes of all tensors in a nested state, each object once; generator states are not counted."""
+    distinct = {id(tensor): tensor for tensor in tensors(state)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
+
+
+def tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor in a nested state, those under a key ``generator`` left out."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            if key != "generator":
+                yield from tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from tensors(value)

@@ -1,0 +1,157 @@
+"""The seams of one training step at which a strategy may act, and what it may read there."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from continual.types import Batch, Experience, Output, Spec
+
+Weights = Mapping[str, Tensor]
+
+
+class View:
+    """What a strategy may read and call. The learner keeps it up to date; strategies never write to it.
+
+    Attributes:
+        spec: what is known about the stream.
+        params, buffers: the network's live tensors by name.
+        classes: (n_classes,) bool, classes that have arrived so far (the current batch included).
+        experience: index of the current experience.
+        task: its task label, None unless the stream is task-aware.
+        fetch: inputs (B, *in_shape) of stream rows by their ids, for memories that store indices.
+        forward: (params, x) -> Output in train mode, differentiable; params may be any weights of equal shape.
+        answer: (weights, x) -> Output in eval mode without gradient; weights hold parameters and buffers.
+        loss: (params, batch) -> scalar task loss, penalties not included.
+        charge: (forward_equivalents) adds to the learner's cost what it cannot see being spent.
+        lr: () -> learning rate of the first parameter group now.
+        still: () -> context within which the network is in eval mode.
+    """
+
+    spec: Spec
+    params: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    classes: Tensor
+    experience: int = 0
+    task: int | None = None
+    fetch: Callable[[Tensor], Tensor]
+    forward: Callable[[Weights, Tensor], Output]
+    answer: Callable[[Weights, Tensor], Output]
+    loss: Callable[[Weights, Batch], Tensor]
+    charge: Callable[[float], None]
+    lr: Callable[[], float]
+    still: Callable[[], AbstractContextManager[None]]
+
+    def copy(self) -> dict[str, Tensor]:
+        """A frozen copy of all weights, parameters and buffers, for a teacher: ``view.answer(copy, x)``."""
+        return {name: tensor.detach().clone() for name, tensor in (self.params | self.buffers).items()}
+
+    def gradient(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradient of the task loss of ``batch`` without touching ``.grad``; costs a forward and a backward."""
+        names, params = zip(*self.params.items(), strict=True)
+        gradients = torch.autograd.grad(self.loss(self.params, batch), params)
+        self.charge(2 * len(batch))
+        return dict(zip(names, gradients, strict=True))
+
+    def row_gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradient (B, *shape) of each row's own task loss, in eval mode; costs a forward and a backward a row."""
+
+        def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            row = replace(batch, x=x[None], y=y[None], weight=torch.ones(1, device=x.device), arrived=1, extra={})
+            return self.loss(params, row)
+
+        params = {name: p.detach() for name, p in self.params.items()}
+        with self.still():
+            gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(params, batch.x, batch.y)
+        self.charge(3 * len(batch) - 1)  # the one traced forward has charged its row
+        return gradients
+
+
+class Strategy:
+    """Override the seams that you need; every default is the identity.
+
+    The step calls them in this order (``continual.step``)::
+
+        start(view)                                    once, before the first row
+        begin(view, experience)                        before the first step of an experience
+            batch   = mix(view, batch)                 data: append replayed rows behind the arrived ones
+            mask    = mask(view, batch, mask)          (B, C) bool: which classes compete in each row
+            rows    = rows(view, batch, out, rows)     (B,) loss of each row
+            total  += penalty(view, params, batch, out)
+            grads   = project(view, grads, batch)      after backward, before the optimizer
+            after_step(view, batch, out)               remember batch[:batch.arrived]; out is of this step
+        end(view, experience)                          after the last step of an experience
+        logits = predict(view, x, out, task)           at prediction, in eval mode, without gradient
+
+    A strategy receives what it may read and returns what it changes. It never sees the learner, so
+    two strategies can only meet in the order in which they are listed. In mask, rows, penalty and
+    project: no boolean indexing, no ``.item()``, no data-dependent shape; drop rows by weight.
+    """
+
+    needs_boundaries: ClassVar[bool] = False
+    """True if ``begin`` and ``end`` make sense only at real task boundaries."""
+
+    def start(self, view: View) -> None:
+        """Once, before the first row: allocate, and refuse what cannot work on this stream."""
+
+    def begin(self, view: View, experience: Experience) -> None:
+        """Before the first step on an experience."""
+
+    def mix(self, view: View, batch: Batch) -> Batch:
+        """Data seam: the rows to train on, the arrived ones first."""
+        return batch
+
+    def mask(self, view: View, batch: Batch, mask: Tensor) -> Tensor:
+        """Head seam: (B, C) bool, True where a class takes part in the softmax of a row."""
+        return mask
+
+    def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
+        """Loss seam: (B,) loss of each row, before weighting by ``batch.weight``."""
+        return rows
+
+    def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
+        """Loss seam: a scalar added to the task loss."""
+        return 0.0
+
+    def project(self, view: View, grads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Gradient seam: the gradients to follow."""
+        return grads
+
+    def after_step(self, view: View, batch: Batch, out: Output) -> None:
+        """Update seam: remember rows that really arrived."""
+
+    def end(self, view: View, experience: Experience) -> None:
+        """After the last step on an experience."""
+
+    def predict(self, view: View, x: Tensor, out: Output, task: int | None) -> Tensor:
+        """Prediction seam: the logits (B, C) to answer with."""
+        return out.logits
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs; generator states under a key ``generator``."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` gave; called after ``start``."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, got keys {sorted(state)}")
+
+
+class Seams:
+    """The strategies that really act at each seam, in their order; an empty seam costs nothing."""
+
+    def __init__(self, strategies: Mapping[str, Strategy]) -> None:
+        def acting(seam: str) -> tuple[Strategy, ...]:
+            return tuple(s for s in strategies.values() if getattr(type(s), seam) is not getattr(Strategy, seam))
+
+        self.mix = acting("mix")
+        self.mask = acting("mask")
+        self.rows = acting("rows")
+        self.penalty = acting("penalty")
+        self.project = acting("project")
+        self.after_step = acting("after_step")
+        self.predict = acting("predict")

@@ -1,0 +1,45 @@
+"""Opening what a user named: paths, compressed files, and errors that say where was looked."""
+
+import bz2
+import gzip
+import lzma
+import os
+import zlib
+from pathlib import Path
+
+from continual.errors import UserError
+
+
+def data_root(root: str | None) -> Path:
+    """The absolute data folder: ``root``, else the environment variable CONTINUAL_DATA, else ``./data``."""
+    chosen = root if root is not None else os.environ.get("CONTINUAL_DATA") or "data"
+    return Path(chosen).expanduser().absolute()
+
+
+def existing_file(path: str) -> Path:
+    """The absolute path of a file that exists and is not empty, or a UserError."""
+    full = Path(path).expanduser().absolute()
+    if not full.is_file():
+        raise UserError(f"no file {full}" + ("; that is a folder" if full.is_dir() else ""))
+    if full.stat().st_size == 0:
+        raise UserError(f"{full} is empty")
+    return full
+
+
+def read_bytes(path: Path) -> bytes:
+    """Contents of a file, unpacked if its name ends in .gz, .bz2 or .xz."""
+    unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}.get(path.suffix.lower())
+    try:
+        data = path.read_bytes()
+        return data if unpack is None else unpack(data)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def missing(name: str, root: Path, looked: str) -> UserError:
+    """The error for a torchvision data set that is not on disk: where was looked, and how to get it."""
+    fetch = f"from torchvision.datasets import {name}; {name}({str(root)!r}, download=True)"
+    return UserError(
+        f"{name}: no {looked}; set scenario.source.root or CONTINUAL_DATA to the folder that holds it, "
+        f"or fetch it where there is a network: python -c {fetch!r}"
+    )
