@@ -17,13 +17,13 @@ import math
 import operator
 import zlib
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from continual.errors import UserError
 from continual.manifest import FORMAT
 from continual.types import Record
 
-ENDS = ("finished", "interrupted", "failed")
+End = Literal["finished", "interrupted", "failed"]
 _FIELDS: dict[str, tuple[type, ...]] = {
     "rows_seen": (int,),
     "step": (int,),
@@ -128,7 +128,8 @@ def _check_header(body: dict[str, Any], manifest: bytes) -> None:
 
 
 def _check_end(body: dict[str, Any]) -> dict[str, Any]:
-    if body["end"] not in ENDS or type(body["seconds"]) is not float or type(body["reason"]) not in (str, NoneType):
+    known = body["end"] in get_args(End)
+    if not known or type(body["seconds"]) is not float or type(body["reason"]) not in (str, NoneType):
         raise ValueError("it does not say how the run ended")
     return body
 

@@ -22,15 +22,14 @@ from filelock import Timeout
 
 from continual import files, journal
 from continual.errors import UserError, nearest
-from continual.journal import Journal, Mark
+from continual.journal import End, Journal, Mark
 from continual.manifest import FORMAT, redact_text
 from continual.types import Record
 
 SYNC_SECONDS = 2.0
 MANIFEST, RECORDS, LOCK = "manifest.json", "records.jsonl", "lock"
 
-End = Literal["finished", "interrupted", "failed"]
-Status = Literal["running", "finished", "interrupted", "failed", "killed"]
+Status = Literal[End, "running", "killed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +214,8 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         found = list(_runs_below(path))
         if not found:
-            what = f"no run (a directory with {MANIFEST}) at or below {path}" if path.exists() else f"no such {path}"
-            raise UserError(what + _neighbours(path))
+            what = f"holds no run (a directory with {MANIFEST})" if path.exists() else "does not exist"
+            raise UserError(f"{path} {what}{_neighbours(path)}")
         runs.update((run.resolve(), run) for run in found)
     return sorted(runs.values())
 

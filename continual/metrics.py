@@ -191,10 +191,9 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     confidence, predicted = (column.cpu().numpy() for column in probabilities[labels >= 0].double().max(dim=1))
     if not confidence.size or np.isnan(confidence).any():
         return float("nan")
-    if confidence.min() < 0 or confidence.max() > 1 + 1e-6:
-        raise UserError(
-            f"calibration_error: probability {confidence.max():g} is outside [0, 1]; apply softmax to logits"
-        )
+    outside = confidence[(confidence < 0) | (confidence > 1 + 1e-6)]
+    if outside.size:
+        raise UserError(f"calibration_error: probability {outside[0]:g} is outside [0, 1]; apply softmax to logits")
     excess = (predicted == labels[labels >= 0].cpu().numpy()) - confidence  # (N,)
     rank = np.searchsorted(np.sort(confidence), confidence)  # (N,)
     return float(np.abs(np.bincount(rank * bins // len(rank), weights=excess)).sum() / len(rank))

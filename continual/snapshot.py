@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def dumps(state: Any) -> bytes:
         tree = json.dumps(encoder.encode(state, ""), separators=(",", ":"), allow_nan=False).encode()
     except RecursionError:
         raise UserError("this state is nested too deeply to be stored; does it contain itself?") from None
-    body = b"".join([tree, b"\n", safetensors.torch.save(encoder.tensors)])
-    return b"".join([b'{"format":%d,"sha256":"%s"}\n' % (FORMAT, _digest(body)), body])
+    parts = [tree, b"\n", safetensors.torch.save(encoder.tensors)]
+    return b"".join([b'{"format":%d,"sha256":"%s"}\n' % (FORMAT, _digest(parts)), *parts])
 
 
 def loads(data: bytes) -> Any:
@@ -156,8 +157,11 @@ def _refusal(path: str, what: str) -> UserError:
     )
 
 
-def _digest(body: bytes | memoryview) -> bytes:
-    return hashlib.sha256(body).hexdigest().encode()
+def _digest(parts: Iterable[bytes | memoryview]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest().encode()
 
 
 def _loads(data: bytes, name: str) -> Any:
@@ -166,7 +170,7 @@ def _loads(data: bytes, name: str) -> Any:
         raise UserError(f"{name}: this is not a snapshot, or its first line is damaged; take another one")
     if int(head[1]) != FORMAT:
         raise UserError(f"{name}: written in format {int(head[1])}, this version reads {FORMAT}; upgrade continual")
-    if _digest(memoryview(data)[head.end() :]) != head[2]:
+    if _digest([memoryview(data)[head.end() :]]) != head[2]:
         raise UserError(f"{name}: damaged or cut short (its SHA-256 does not match); take another one")
     try:
         end_of_tree = data.index(b"\n", head.end())

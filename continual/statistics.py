@@ -1,5 +1,6 @@
 """Over seeds: a mean with an interval that names its method, and comparisons of two strategies on paired seeds."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -123,7 +124,7 @@ def equivalent(a: Mapping[int, float], b: Mapping[int, float], margin: float, co
         UserError: the seeds differ or are fewer than two, or ``margin`` or ``confidence`` is out of range.
     """
     _check_confidence(confidence, lowest=0.5)
-    if not 0 < margin < np.inf:
+    if not 0 < margin < math.inf:
         raise UserError(f"equivalent: margin={margin} must be above 0 and finite, in the unit of the values")
     differences = _differences(a, b)
     if len(differences) < 2:
@@ -156,17 +157,17 @@ def _upper_tail(differences: NDArray[np.float64], distance: float) -> float:
     """P(T_{n-1} > distance sqrt(n) / s); without any spread 0 for a distance above 0, else 1."""
     from scipy.stats import t
 
-    n = len(differences)
-    if np.ptp(differences) == 0:
+    n, deviation = len(differences), float(differences.std(ddof=1))
+    if np.ptp(differences) == 0 or deviation == 0:
         return 0.0 if distance > 0 else 1.0
-    return float(t.sf(distance * np.sqrt(n) / differences.std(ddof=1), n - 1))
+    return float(t.sf(distance * math.sqrt(n) / deviation, n - 1))
 
 
 def _student(sample: NDArray[np.float64], confidence: float) -> Estimate:
     from scipy.stats import t
 
     n, centre, deviation = len(sample), float(sample.mean()), float(sample.std(ddof=1))
-    half = float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / np.sqrt(n)
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
     return Estimate(centre, centre - half, centre + half, deviation, n, f"{confidence * 100:g}% Student t")
 
 

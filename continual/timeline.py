@@ -140,10 +140,10 @@ def learning_curve_area(timeline: Timeline, batches: int = 10) -> float:
     each task. Source: Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM".
     """
     areas = []
-    previous = dict(zip(timeline.ends.tolist(), [0, *timeline.ends[:-1].tolist()], strict=True))
+    begins = {end: begin for begin, end in pairwise([0, *timeline.ends.tolist()])}
     for task, end in timeline.learned.items():
         if task in timeline.measured:
-            begin = previous[end]
+            begin = begins[end]
             steps = timeline.steps[begin : end + 1] - timeline.steps[begin]
             curve = dict(zip(steps.tolist(), timeline.values[begin : end + 1, task], strict=True))
             areas.append(mean(curve.get(n, np.nan) for n in range(batches + 1)))

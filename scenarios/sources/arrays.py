@@ -68,11 +68,12 @@ def npz(
 def _archive(file: str) -> Iterator[Arrays]:
     """The arrays of ``file``, each read when it is asked for."""
     try:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise UserError(f"{file} holds one array; save rows and labels together: numpy.savez(path, x=x, y=y)")
-        with archive:
-            yield archive
+        with open(file, "rb") as opened:
+            archive = np.load(opened, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise UserError(f"{file} holds one array; save rows and labels together: numpy.savez(path, x=x, y=y)")
+            with archive:
+                yield archive
     except UserError:
         raise
     except ValueError as error:
@@ -98,9 +99,12 @@ def _part(arrays: Arrays, x: str, y: str, file: str) -> tuple[Tensor, npt.NDArra
 
 
 def channels_first(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(N, H, W) and (N, H, W, C), C in {1, 3, 4}, as (N, C, H, W); other shapes are left as they are."""
+    """(N, H, W) and (N, H, W, C), C in {1, 3, 4}, as (N, C, H, W); other shapes are left as they are.
+
+    Where axis 1 is 1 or 3 it is taken for the channels, and the array is left as it is.
+    """
     if images.ndim == 3:
         return images[:, None]
-    if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
+    if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return images

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from continual.errors import UserError
 
-
 DTYPES = (torch.uint8, torch.int64, torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -1,98 +1,17 @@
-"""Columns of a table file: read whole, parsed with errors that name file, row and column."""
+"""Columns of a table -> numbers, categories or times, with errors that name file, column and row."""
 
-import io
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from continual.errors import UserError
-from scenarios.sources.files import existing_file, read_bytes
-from scenarios.sources.labels import at_row
+from scenarios.sources.readers import Table
 
 MAX_VALUES = 1000  # a text column with more distinct values is an identifier or free text, not a category
 
 Cells = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
-
-
-class Table(NamedTuple):
-    """``columns``: name -> (N,) cells, a pyarrow array; strings where the file has no types of its own."""
-
-    path: Path
-    columns: Mapping[str, Any]
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.columns)
-
-    def at(self, name: str, row: int) -> str:
-        return at_row(f"{self.path}, column {name!r}", row)
-
-
-def read_table(path: str, delimiter: str) -> Table:
-    """The columns of a ``.csv``, ``.arff`` or ``.parquet`` file.
-
-    Raises:
-        UserError: no such file, another ending, a file that cannot be parsed, a column name used
-            twice, no rows.
-    """
-    file = existing_file(path)
-    packed = file.suffix.lower() in (".gz", ".bz2", ".xz")
-    ending = (Path(file.stem) if packed else file).suffix.lower()
-    readers: dict[str, Callable[[], Any]] = {
-        ".csv": lambda: _read_csv(read_bytes(file), delimiter),
-        ".arff": lambda: _read_arff(read_bytes(file)),
-        ".parquet": lambda: _read_parquet(file),
-    }
-    if ending not in readers or (packed and ending == ".parquet"):
-        raise UserError(f"{file} is not a table: its name must end in .csv, .arff (also .gz, .bz2, .xz) or .parquet")
-    try:
-        loaded = readers[ending]()
-    except UserError:
-        raise
-    except (ValueError, OSError, IndexError, StopIteration, NotImplementedError) as error:  # pyarrow's and scipy's
-        raise UserError(f"cannot read {file}: {str(error) or 'it ends within its header'}") from error
-    names = loaded.column_names
-    twice = [name for name in names if names.count(name) > 1]
-    if twice or loaded.num_rows == 0:
-        raise UserError(f"{file} " + (f"has two columns {twice[0]!r}" if twice else "has no rows"))
-    return Table(file, {name: loaded[name].combine_chunks() for name in names})
-
-
-def _read_csv(data: bytes, delimiter: str) -> Any:
-    """Every column as strings: types are decided on whole columns, not on the file's first block."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    header = csv.open_csv(io.BytesIO(data), parse_options=parse).schema.names
-    convert = csv.ConvertOptions(
-        column_types={name: pa.string() for name in header}, strings_can_be_null=True, quoted_strings_can_be_null=False
-    )
-    return csv.read_csv(io.BytesIO(data), parse_options=parse, convert_options=convert)
-
-
-def _read_parquet(file: Path) -> Any:
-    from pyarrow import parquet
-
-    return parquet.read_table(file, partitioning=None)
-
-
-def _read_arff(data: bytes) -> Any:
-    """Numeric attributes as numbers; nominal ones as strings, ``?`` as a missing cell in both."""
-    import pyarrow as pa
-    from scipy.io import arff
-
-    rows, meta = arff.loadarff(io.StringIO(data.decode("utf-8")))
-    columns = {}
-    for name in meta.names():
-        cells = rows[name]
-        missing = cells == b"?" if cells.dtype.kind == "S" else np.isnan(cells)
-        columns[name] = pa.array(cells.astype(str) if cells.dtype.kind == "S" else cells, mask=missing)
-    return pa.table(columns)
 
 
 def cells_of(table: Table, name: str) -> Cells:
@@ -137,7 +56,8 @@ def parsed(table: Table, name: str, cells: Cells) -> Cells:
         odd = [row for row, text in enumerate(cells.tolist()) if not _is_number(text)]
     if len(odd) < len(cells) / 2:
         raise UserError(
-            f"{table.at(name, odd[0])}: {cells[odd[0]]!s} is not a number, but most cells of the column are"
+            f"{table.at(name, odd[0])}: {cells[odd[0]].item()!r} is not a number, but most cells of the column are; "
+            f"repair it, or name the column in categorical=[...] (if it is the label: its values in classes=[...])"
         )
     return cells
 
@@ -150,15 +70,14 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def numbers(table: Table, name: str, values: Cells) -> npt.NDArray[np.float64]:
-    """``values`` as float64 that float32 can hold, or a UserError that names the first cell with NaN or inf."""
-    with np.errstate(over="ignore"):
-        bad = np.flatnonzero(~np.isfinite(values.astype(np.float32)))
+def finite_numbers(table: Table, name: str, cells: Cells) -> Floats:
+    """``cells`` (N,) as float64, or a UserError that names the first cell that is not finite in float32."""
+    numbers = cells.astype(np.float64)
+    bad = np.flatnonzero(~(np.abs(numbers) <= np.finfo(np.float32).max))
     if len(bad):
-        raise UserError(
-            f"{table.at(name, int(bad[0]))}: {values[bad[0]]} is not a finite float32; fill or drop such rows"
-        )
-    return values.astype(np.float64)
+        row = int(bad[0])
+        raise UserError(f"{table.at(name, row)}: {cells[row]} is not finite in float32; fill or drop such rows")
+    return numbers
 
 
 def one_hot(table: Table, name: str, values: Cells) -> npt.NDArray[np.float32]:
@@ -184,8 +103,9 @@ def time_order(table: Table, name: str | None) -> npt.NDArray[np.int64]:
     if _is_temporal(column) and column.null_count == 0:
         return np.argsort(column.to_numpy(zero_copy_only=False), kind="stable")
     cells = parsed(table, name, cells_of(table, name))
-    values = _moments(table, name, cells) if cells.dtype.kind == "U" else finite_numbers(table, name, cells)
-    return np.argsort(values, kind="stable")
+    if cells.dtype.kind == "f":
+        cells = finite_numbers(table, name, cells)
+    return np.argsort(_moments(table, name, cells) if cells.dtype.kind == "U" else cells, kind="stable")
 
 
 def _is_temporal(cells: Any) -> bool:

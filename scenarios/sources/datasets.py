@@ -79,7 +79,8 @@ def dataset(
 def as_row(x: object, name: str) -> Tensor:
     """One row as a tensor of uint8, int64 or float32; see ``dataset``."""
     if type(x).__module__.startswith("PIL."):
-        x = np.array(x, dtype=np.uint8)
+        pixels = np.atleast_3d(np.array(x, dtype=np.uint8))  # (H, W, C)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
     if isinstance(x, np.ndarray):
         x = torch.from_numpy(channels_first(x[None])[0] if x.dtype == np.uint8 else x)
     if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:

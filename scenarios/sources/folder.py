@@ -1,7 +1,9 @@
 """Folders of images, one folder per class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +13,16 @@ from continual.errors import UserError, nearest
 from scenarios.sources.base import LazySource, TensorSource
 from scenarios.sources.labels import split_rows
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MODES: Mapping[int, str] = {1: "L", 3: "RGB"}
+
+
+class _Row(NamedTuple):
+    file: Path
+    label: int
 
 
 def image_folder(
@@ -46,21 +56,15 @@ def image_folder(
     top = Path(root).expanduser().absolute()
     if not top.is_dir():
         raise UserError(f"no folder {top}" + ("; that is a file" if top.is_file() else ""))
-    parted, tested = (top / "train").is_dir(), (top / "train").is_dir() and (top / "test").is_dir()
-    files, y, names = _listed(top / "train" if parted else top, None)
-    train, test = split_rows(y, 0.0 if tested else test_fraction, "random", seed)
-    if tested:
-        test_files, test_y, _ = _listed(top / "test", names)
-        test = torch.arange(len(files), len(files) + len(test_files))
-        files, y = files + test_files, torch.cat([y, test_y])
-    files = [files[row] for row in [*train.tolist(), *test.tolist()]]
-    for file in files:
-        _check_header(file)
+    train, test, names = _parts(top, test_fraction, seed)
+    rows = [*train, *test]
+    for row in rows:
+        _check_header(row.file)
     source = LazySource(
-        lambda row: read_image(files[row], shape),
-        y[train],
-        y[test],
-        identity=[f"{file.relative_to(top).as_posix()} {file.stat().st_size}" for file in files],
+        lambda row: read_image(rows[row].file, shape),
+        torch.tensor([row.label for row in train]),
+        torch.tensor([row.label for row in test], dtype=torch.int64),
+        identity=[f"{row.file.relative_to(top).as_posix()} {row.file.stat().st_size}" for row in rows],
         class_names=names,
         input_range=input_range,
     )
@@ -72,12 +76,27 @@ def read_image(file: Path, shape: tuple[int, int, int]) -> Tensor:
     from PIL import Image
 
     channels, height, width = shape
+    with _opened(file) as image:
+        resized = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized).reshape(height, width, channels)).permute(2, 0, 1)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator["PILImage"]:
+    from PIL import Image
+
     try:
         with Image.open(file) as image:
-            resized = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read the image {file}: {error}") from error
-    return torch.from_numpy(np.array(resized).reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def _check_header(file: Path) -> None:
+    with _opened(file) as image:
+        mode = image.mode
+    if mode.startswith(("I", "F")):
+        raise UserError(f"{file} has more than 8 bits per channel (mode {mode}); convert it to 8 bits")
 
 
 def _checked_size(size: int | Sequence[int], channels: int) -> tuple[int, int, int]:
@@ -89,39 +108,29 @@ def _checked_size(size: int | Sequence[int], channels: int) -> tuple[int, int, i
     return channels, sides[0], sides[1]
 
 
-def _listed(folder: Path, names: Sequence[str] | None) -> tuple[list[Path], Tensor, list[str]]:
-    """Image files sorted by class and name, their class ids, and the classes' names."""
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    classes = found if names is None else list(names)
-    for name in found:
-        if name not in classes:
-            raise UserError(f"{folder / name} has no counterpart among the training folders{nearest(name, classes)}")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        inside = sorted(
-            path for path in (folder / name).glob("*") if path.suffix.lower() in ENDINGS and path.name[0] != "."
-        )
-        if not inside and names is None:
-            raise UserError(
-                f"no images in {folder / name}; every folder is a class and needs some ({', '.join(sorted(ENDINGS))})"
-            )
-        files += inside
-        labels += [label] * len(inside)
-    if len(found) < 2 and names is None:
-        raise UserError(
-            f"{folder} holds {len(found)} class folders; a classifier needs at least 2: {folder}/<class>/<image>"
-        )
-    return files, torch.tensor(labels, dtype=torch.int64), classes
+def _parts(top: Path, test_fraction: float, seed: int) -> tuple[list[_Row], list[_Row], list[str]]:
+    """Training rows, test rows and class names."""
+    inner = top / "train" if (top / "train").is_dir() else top
+    names = _class_folders(inner)
+    if len(names) < 2:
+        raise UserError(f"{inner} holds {len(names)} class folders; it needs at least 2: {inner}/<class>/<image>")
+    rows = [row for label, name in enumerate(names) for row in _images(inner / name, label)]
+    for label, name in enumerate(names):
+        if all(row.label != label for row in rows):
+            raise UserError(f"no images in {inner / name}; every class needs some ({', '.join(sorted(ENDINGS))})")
+    if inner == top or not (top / "test").is_dir():
+        train, test = split_rows(torch.tensor([row.label for row in rows]), test_fraction, "random", seed)
+        return [rows[row] for row in train.tolist()], [rows[row] for row in test.tolist()], names
+    for name in _class_folders(top / "test"):
+        if name not in names:
+            raise UserError(f"{top / 'test' / name}: no class of that name in {inner}{nearest(name, names)}")
+    return rows, [row for label, name in enumerate(names) for row in _images(top / "test" / name, label)], names
 
 
-def _check_header(file: Path) -> None:
-    from PIL import Image
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
-    try:
-        with Image.open(file) as image:
-            mode = image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {file}: {error}") from error
-    if mode.startswith(("I", "F")):
-        raise UserError(f"{file} has more than 8 bits per channel (mode {mode}); convert it to 8 bits")
+
+def _images(folder: Path, label: int) -> list[_Row]:
+    files = (path for path in folder.glob("*") if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
+    return [_Row(file, label) for file in sorted(files)]

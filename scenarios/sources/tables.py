@@ -9,8 +9,9 @@ from torch import Tensor
 
 from continual.errors import UserError, nearest
 from scenarios.sources.base import TensorSource
-from scenarios.sources.columns import Floats, Table, cells_of, finite_numbers, one_hot, parsed, read_table, time_order
+from scenarios.sources.columns import Floats, cells_of, finite_numbers, one_hot, parsed, time_order
 from scenarios.sources.labels import check_trained, encode, split_rows
+from scenarios.sources.readers import Table, read_table
 
 
 def table(
@@ -95,7 +96,8 @@ def _encoded(
         return one_hot(loaded, name, values)
     floats = finite_numbers(loaded, name, values)
     shift, divisor = scaling(floats[fit], scale)
-    return ((floats - shift) / divisor).astype(np.float32)[:, None]
+    scaled: npt.NDArray[np.float32] = ((floats - shift) / divisor).astype(np.float32)
+    return scaled[:, None]
 
 
 def _check_options(scale: str, scale_rows: int, split: str, time: str | None) -> None:

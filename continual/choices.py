@@ -1,0 +1,45 @@
+"""What can be chosen: the groups of the config folder and the YAMLs in them, read as plain files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One YAML: its name within the group, e.g. ``avalanche/naive``, and the comment on its first line."""
+
+    name: str
+    about: str
+
+
+def conf_directory() -> Path:
+    """The configs that come with the package: in the wheel ``continual/conf``, in a checkout ``conf``."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+def groups(config_dir: Path | None = None) -> list[str]:
+    """Groups of the package's configs and of ``config_dir``, e.g. ``scenario``, ``scenario/source``, ``memory``."""
+    found = {"/".join(path.parent.relative_to(root).parts) for root in roots(config_dir) for path in root.rglob("*.yaml")}
+    return sorted(found - {"", "."})
+
+
+def choices(group: str, config_dir: Path | None = None) -> list[Choice]:
+    """What a group offers, without its subgroups that are groups of their own (``scenario/source``)."""
+    found: dict[str, Choice] = {}
+    for root in roots(config_dir):
+        for path in sorted((root / group).rglob("*.yaml")):
+            name = path.relative_to(root / group).with_suffix("").as_posix()
+            if group != "scenario" or "/" not in name:
+                found[name] = Choice(name, _about(path))
+    return [found[name] for name in sorted(found)]
+
+
+def roots(config_dir: Path | None = None) -> list[Path]:
+    """The package's config folder, and the user's."""
+    return [conf_directory(), *([config_dir] if config_dir else [])]
+
+
+def _about(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""

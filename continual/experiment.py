@@ -1,0 +1,183 @@
+"""One run from config to ledger: build, loop, record. And the way back: load a run's learner."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from continual import config as configs
+from continual import ledger, snapshot
+from continual.config import Config
+from continual.errors import UserError
+from continual.ledger import Ledger
+from continual.loop import loop
+from continual.manifest import manifest
+from continual.metrics import accuracy_matrix, summary
+from continual.track import RunFacts, Tracker
+from continual.types import Experience, Learner, Record, Spec, Stream
+
+SNAPSHOT = "learner.safetensors"
+Progress = Callable[[int, int], None]
+"""Called with (experiences learned, experiences in all)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        path: its directory.
+        records: every measured fact, in order.
+        metrics: every metric of METRICS that could be measured; what was not measured is absent.
+        status: ``finished``, ``interrupted``, ``failed``, ``running`` or ``killed``.
+        ran: False if it had finished before and was only read.
+    """
+
+    path: Path
+    records: list[Record]
+    metrics: dict[str, float]
+    status: str
+    ran: bool = True
+
+    @classmethod
+    def read(cls, path: str | Path, ran: bool = False) -> "Run":
+        """The run in directory ``path``."""
+        data = ledger.read(Path(path))
+        return cls(data.path, data.records, summary(data.records), data.status, ran)
+
+
+def run(
+    *overrides: str,
+    config_dir: str | Path | None = None,
+    allow: Sequence[str] = (),
+    restart: bool = False,
+) -> Run:
+    """Compose a config and run it: ``continual.run("strategy=er", "seed=1").metrics["forgetting"]``.
+
+    A run that has finished before is read, not run again, unless ``restart``.
+
+    Raises:
+        UserError: anything wrong with config or data, before any training and with nothing written.
+    """
+    return run_config(configs.compose(*overrides, config_dir=config_dir, allow=allow), restart=restart)
+
+
+def run_config(config: Config, *, restart: bool = False, progress: Progress | None = None) -> Run:
+    """Run one composed config into its directory."""
+    directory = config.directory
+    if not restart and (directory / ledger.MANIFEST).exists() and ledger.read(directory).status == "finished":
+        return Run.read(directory)
+    threads = set_threads(config.resolved["threads"])
+    stream = configs.build_stream(config)
+    learner = configs.build_learner(config, stream.spec)
+    probe = configs.build(config, "probe")
+    track = configs.build(config, "track")
+    facts = _manifest(config, stream, threads)
+    with Ledger.create(directory, facts, restart=(directory / ledger.MANIFEST).exists()) as book:
+        tracker = track(_run_facts(config, facts, stream))
+        _follow(loop(_Watched(stream, progress), learner, probe), book, tracker)
+        snapshot.save(directory / SNAPSHOT, learner.state_dict())
+    return Run.read(directory, ran=True)
+
+
+def load(path: str | Path, *, allow: Sequence[str] = ()) -> Learner:
+    """The learner of a run as it was when the run ended, ready to predict or to go on learning.
+
+    Args:
+        path: a run's directory. Its config is fenced and its weights are safetensors: no code comes with them.
+        allow: packages outside the fence that its config may name.
+    """
+    data = ledger.read(Path(path))
+    if not (data.path / SNAPSHOT).exists():
+        raise UserError(f"{data.path} holds no learner: the run is {data.status}; run it to its end first")
+    learner: Learner = configs.build_learner(configs.from_manifest(data.manifest, allow), _spec(data.manifest["spec"]))
+    learner.load_state_dict(snapshot.load(data.path / SNAPSHOT))
+    return learner
+
+
+def set_threads(threads: int | str) -> int:
+    """Set and return torch's threads; ``auto`` is one per core."""
+    n = (os.cpu_count() or 1) if threads == "auto" else int(threads)
+    torch.set_num_threads(n)
+    return n
+
+
+def _follow(records: Iterator[Record], book: Ledger, tracker: Tracker) -> None:
+    """Write down and show each moment's records as they come."""
+    kept: list[Record] = []
+    status = "failed"
+    try:
+        for (_, _, at), moment in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)):
+            facts = list(moment)
+            kept += facts
+            book.append(facts)
+            if at in ("start", "end", "final"):
+                book.flush()
+            tracker.log(facts)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        tracker.finish(summary(kept), accuracy_matrix(kept).values.tolist(), status)
+
+
+class _Watched:
+    """A stream that tells how far it has been read."""
+
+    def __init__(self, stream: Stream, progress: Progress | None) -> None:
+        self.stream, self.progress = stream, progress or (lambda done, total: None)
+        self.spec, self.probes, self.origins = stream.spec, stream.probes, stream.origins
+
+    def __iter__(self) -> Iterator[Experience]:
+        total = len(self.origins)
+        for experience in self.stream:
+            self.progress(experience.index, total)
+            yield experience
+        self.progress(total, total)
+
+
+def _manifest(config: Config, stream: Any, threads: int) -> dict[str, Any]:
+    spec: Spec = stream.spec
+    about = {name: getattr(spec, name) for name in Spec.__dataclass_fields__}
+    described = manifest(
+        config.unresolved,
+        config.resolved,
+        seed=config.resolved["seed"],
+        threads=threads,
+        device=config.resolved["device"],
+        data_digest=stream.digest(),
+    )
+    own = {
+        "scenario": config.scenario,
+        "name": config.name,
+        "hash": config.hash,
+        "chosen": config.chosen,
+        "spec": about | {"dtype": str(spec.dtype).removeprefix("torch."), "in_shape": list(spec.in_shape)},
+        "schedule": [origin for origin, _ in groupby(stream.origins)],
+    }
+    return described | own
+
+
+def _spec(about: dict[str, Any]) -> Spec:
+    shapes = {"in_shape": tuple(about["in_shape"]), "input_range": tuple(about["input_range"])}
+    return Spec(**(about | shapes | {"dtype": getattr(torch, about["dtype"])}))
+
+
+def _run_facts(config: Config, facts: dict[str, Any], stream: Stream) -> RunFacts:
+    from continual.manifest import redact
+
+    return RunFacts(
+        name=config.name,
+        scenario=config.scenario,
+        strategy=config.name,
+        seed=config.resolved["seed"],
+        run_id=f"{config.name}-seed{config.resolved['seed']}-{config.hash}".replace("/", "-"),
+        directory=config.directory,
+        config=redact(config.unresolved),
+        n_tasks=len(stream.probes),
+    )
