@@ -276,7 +276,7 @@ def _referenced(node: Any) -> set[str]:
 
 def _check_plain(config: Config) -> None:
     """The keys that belong to no group."""
-    known = {"seed", "threads", "device", "output", "name"}
+    known = {"seed", "train", "threads", "device", "output", "name"}
     unknown = set(config.resolved) - known - {g.split("/")[0] for g in groups()}
     for key in sorted(unknown):
         raise UserError(f"{key} is a key that nothing reads{nearest(key, known | set(groups()))}")

@@ -171,8 +171,8 @@ def _updates(matrix: Matrix) -> Iterator[tuple[int, list[int]]]:
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Expected calibration error sum_b (n_b / N) |accuracy_b - confidence_b| over bins of equal mass.
 
-    A row's bin is that of its rank by confidence (its largest probability); rows of equal confidence share a bin,
-    so that the order of rows does not matter.
+    A row's rank is the number of rows with less confidence (their largest probability), its bin floor(rank bins / N):
+    rows of equal confidence share a bin, so that the order of rows does not matter.
 
     Args:
         probabilities: (N, C), rows that sum to 1.

@@ -129,8 +129,8 @@ class Wandb:
         if not 1 <= len(self.project) <= 128 or set(self.project) & set("/\\#?%:"):
             raise UserError(f"track.project is '{self.project}'; use 1 to 128 characters without / \\ # ? % :")
         for tag in self.tags:
-            if not 1 <= len(tag) <= 64:
-                raise UserError(f"track.tags holds '{tag}' of {len(tag)} characters; use 1 to 64")
+            if not 1 <= len(str(tag)) <= 64:
+                raise UserError(f"track.tags holds '{tag}' of {len(str(tag))} characters; use 1 to 64")
         for name in ("connect_timeout", "init_timeout", "finish_timeout"):
             if not getattr(self, name) > 0:
                 raise UserError(f"track.{name} is {getattr(self, name)}; it is in seconds and must be above 0")
@@ -316,7 +316,7 @@ def _settings(options: Wandb, run: RunFacts, mode: str, directory: Path) -> Any:
         run_name=f"{run.name}-seed{run.seed}",
         run_group=f"{run.scenario}/{run.strategy}",
         run_job_type="train",
-        run_tags=tuple(options.tags),
+        run_tags=tuple(map(str, options.tags)),
         root_dir=str(directory),
         use_dot_wandb=False,
         reinit="create_new",

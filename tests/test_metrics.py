@@ -175,6 +175,10 @@ def test_one_missing_cell_is_not_averaged_away():
     assert metrics.forward_transfer(matrix) == pytest.approx(0.15)
 
 
+def test_forgetting_needs_the_accuracy_when_it_was_learned():
+    assert math.isnan(metrics.forgetting(matrix_of([ENDS[0], [0.7, None, 0.3], ENDS[2]])))
+
+
 def test_an_evaluator_of_seen_tasks_only_supports_all_but_forward_transfer():
     triangle = [[0.9, None, None], [0.7, 0.8, None], [0.5, 0.6, 1.0]]
     matrix = matrix_of(triangle, start=None)
@@ -375,6 +379,9 @@ def test_calibration_error_bins_hold_equal_mass():
 
 
 def test_calibration_error_of_equal_confidences_is_one_bin():
+    tied = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.9, 0.1]])
+    # ranks 0 0 0 3, bins 0 0 0 1: 3/4 |1 - .5| + 1/4 |0 - .9|
+    assert metrics.calibration_error(tied, torch.tensor([0, 0, 0, 1]), bins=2) == pytest.approx(0.6)
     probabilities = torch.tensor([[0.5, 0.5]] * 40)
     labels = torch.tensor([0] * 20 + [1] * 20)
     assert metrics.calibration_error(probabilities, labels) == pytest.approx(0.0)

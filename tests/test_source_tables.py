@@ -147,7 +147,7 @@ HUGE = "a,y\n" + "".join(f"name{i},{i % 2}\n" for i in range(1001))
     ("text", "options", "message"),
     [
         (CSV, {"label": "yy"}, "label names 'yy', no column; did you mean 'y'"),
-        (CSV, {"label": "y", "time": "tt"}, "time names 'tt', no column; did you mean 't'"),
+        (CSV, {"label": "y", "time": "tt", "split": "last"}, "time names 'tt', no column; did you mean 't'"),
         (CSV, {"label": "y", "features": ["a", "color"]}, "features names 'color', no column; did you mean 'colour'"),
         (CSV, {"label": "y", "features": ["a", "y"]}, "without the label"),
         (CSV, {"label": "y", "features": []}, "at least one"),

@@ -1,0 +1,43 @@
+# Two commands: `make run` shows the product, `make test` proves it. Both need Python >= 3.11, make and a C compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS := runs/main
+TRACK := track=wandb track.mode=offline
+
+.PHONY: run test test-long lint benchmark clean
+
+run: $(VENV)/installed
+	$(BIN)/continual run -m experiment=split_digits strategy=none,er,er_ace,derpp,ewc,lwf 'seed=range(5)' output=$(RUNS) $(TRACK)
+	$(BIN)/continual run -m experiment=split_digits learner=slda,joint 'seed=range(5)' output=$(RUNS) $(TRACK)
+	$(BIN)/continual compare $(RUNS)
+
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest -m "not long" --numprocesses=2 --dist=worksteal
+
+test-long: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(VENV)/installed-test
+	$(BIN)/python scripts/benchmark.py
+
+clean:
+	rm -rf $(VENV) runs
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "continual needs Python >= 3.11, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[test]'
+	@touch $@ $(VENV)/installed
