@@ -32,6 +32,8 @@ def schedule(rows: int, batch_size: int, epochs: int, iterations: int | None, se
     The order depends on nothing but ``seed``, ``lap`` (how many experiences came before) and the pass,
     so a run continues at update k by skipping k. Rows that fit one batch keep their order.
     """
+    if not rows:  # all labels of this experience come later, or never
+        return
     per_pass = -(-rows // batch_size)
     n_updates = iterations if iterations is not None else epochs * per_pass
     for update in range(n_updates):

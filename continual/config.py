@@ -3,15 +3,15 @@
 import hashlib
 import itertools
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.utils import instantiate
@@ -19,13 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from continual import fence
-from continual.choices import choices, conf_directory, groups
+from continual.choices import conf_directory, groups
+from continual.environment import explained
 from continual.errors import UserError, nearest
+from continual.overrides import explain, parse, values
 from continual.signatures import check_calls
 
 NONE_WHEN_EMPTY = ("scheduler", "clip", "augment")
 ALWAYS_READ = frozenset({"scenario", "operator", "learner", "probe", "track"})
 INDECISIVE = frozenset({"track", "device", "output", "name"})
+NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None, allow: Sequen
             a group that nothing reads, a value of the wrong type.
     """
     folder = _use(Path(config_dir)) if config_dir is not None else None
-    parsed = _parse(overrides, folder)
+    parsed = parse(overrides, folder)
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line} names several values; add -m to run them all")
@@ -92,7 +95,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None, allow: Sequen
     fence.check(unresolved, allow)
     config = Config(unresolved, _container(cfg, resolve=True), chosen, tuple(allow))
     _check_groups_are_read(config, parsed)
-    _check_plain(config)
+    _check_plain(config, folder)
     check_calls({key: config.resolved[key] for key in _built(config)}, config.allow)
     return config
 
@@ -105,13 +108,26 @@ def expand(
     ``strategy=er,derpp 'seed=range(5)'`` gives 10. All are checked before any is run.
     """
     folder = _use(Path(config_dir)) if config_dir is not None else None
-    axes: list[list[str]] = []
-    for override in _parse(overrides, folder):
-        if override.is_sweep_override():
-            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
-        else:
-            axes.append([str(override.input_line)])
-    return [compose(*job, config_dir=config_dir, allow=allow) for job in itertools.product(*axes)]
+    axes = [list(values(override, folder)) for override in parse(overrides, folder)]
+    composed: dict[tuple[str, ...], Config] = {}
+    jobs = []
+    for job in itertools.product(*axes):
+        key = tuple(text for text in job if not text.startswith("seed="))
+        if key not in composed:
+            composed[key] = compose(*job, config_dir=config_dir, allow=allow)
+        jobs.append(_with_seed(composed[key], job, folder))
+    return jobs
+
+
+def _with_seed(config: Config, job: Sequence[str], folder: Path | None) -> Config:
+    """``config`` with the last seed that ``job`` names: a composition costs much more than a seed."""
+    seeds = [override.value() for override in parse(job, folder) if override.input_line.startswith("seed=")]
+    if not seeds or seeds[-1] == config.resolved["seed"]:
+        return config
+    cfg = OmegaConf.create({**config.unresolved, "seed": seeds[-1]})
+    own = replace(config, unresolved=_container(cfg, resolve=False), resolved=_container(cfg, resolve=True))
+    _check_plain(own, folder)
+    return own
 
 
 def build_stream(config: Config) -> Any:
@@ -164,7 +180,8 @@ def _instantiate(node: dict[str, Any]) -> Any:
             cause = cause.__cause__
             if isinstance(cause, UserError):
                 raise cause from None
-        raise UserError(f"the config cannot be built: {str(error).splitlines()[0]} ({cause})") from error
+        told = UserError(f"the config cannot be built: {str(error).splitlines()[0]} ({cause})")
+        raise explained(error) or told from error
 
 
 def _use(folder: Path) -> Path:
@@ -176,71 +193,29 @@ def _use(folder: Path) -> Path:
     return folder
 
 
-def _parse(overrides: Sequence[str], folder: Path | None) -> list[Override]:
-    try:
-        parsed = [OverridesParser.create().parse_overrides([text])[0] for text in overrides]
-    except HydraException as error:
-        raise UserError(f"an override cannot be read: {str(error).splitlines()[0]}; write key=value") from None
-    known = groups(folder)
-    return [_checked_choice(override, known, folder) for override in parsed]
-
-
-def _checked_choice(override: Override, known: Sequence[str], folder: Path | None) -> Override:
-    """Refuse a choice that a group does not have, and read an empty list as ``none``."""
-    group = str(override.key_or_group)
-    if group.startswith("hydra"):
-        raise UserError(f"{override.input_line}: hydra's own settings are not used here; -m runs sweeps in one process")
-    if group not in known or override.is_delete():
-        return override
-    value = override.value() if not override.is_sweep_override() else None
-    if value == []:
-        return OverridesParser.create().parse_overrides([f"{override.get_key_element()}=none"])[0]
-    if override.is_sweep_override():
-        names = [name for choice in override.sweep_string_iterator() for name in str(choice).strip("[]").split(",")]
-    else:
-        names = [str(item) for item in (value if isinstance(value, list) else [value])]
-    offered = [choice.name for choice in choices(group, folder)]
-    for name in names:
-        if name not in (*offered, "None") and name:
-            raise UserError(f"{group}={name} does not exist{nearest(name, offered)}")
-    return override
-
-
 def _compose(parsed: Sequence[Override], folder: Path | None) -> tuple[DictConfig, dict[str, str]]:
-    search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
+    search = [f"hydra.searchpath=['file://{folder.absolute()}']"] if folder else []
     lines = [str(override.input_line) for override in parsed]
     with initialize_config_dir(str(conf_directory().absolute()), version_base="1.3"):
         try:
             cfg = hydra_compose("config", overrides=[*search, *lines], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
-            raise _explained(error, parsed, search) from None
+            raise _explained(error, parsed, search, folder) from None
     chosen = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if not group.startswith("hydra")}
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     return own, {group: str(choice) for group, choice in chosen.items() if choice is not None}
 
 
-def _explained(error: Exception, parsed: Sequence[Override], search: Sequence[str]) -> UserError:
-    """Our own words for a key that does not exist: the first part that is wrong, and its nearest neighbour."""
-    known = groups()
-    chosen = [str(o.input_line) for o in parsed if str(o.key_or_group) in known]
+def _explained(error: Exception, parsed: Sequence[Override], search: Sequence[str], folder: Path | None) -> UserError:
+    """Our own words for a key that does not exist: Hydra's suggest ``+``, which then dies in a constructor."""
+    known = groups(folder)
+    chosen = [str(override.input_line) for override in parsed if str(override.key_or_group) in known]
+    unexplained = UserError(f"the config cannot be composed: {str(error).splitlines()[0]}")
     try:
         cfg = hydra_compose("config", overrides=[*search, *chosen])
     except (HydraException, OmegaConfBaseException):
-        return UserError(f"the config cannot be composed: {str(error).splitlines()[0]}")
-    for override in parsed:
-        if str(override.input_line) in chosen or override.is_add():
-            continue
-        node: Any = cfg
-        parts = str(override.key_or_group).split(".")
-        for depth, part in enumerate(parts):
-            children = list(map(str, node.keys())) if isinstance(node, DictConfig) else []
-            if part not in children:
-                where = ".".join(parts[:depth])
-                options = children if where else [*children, *known]
-                return UserError(f"{override.input_line}: there is no key '{part}'{' in ' + where if where else ''}"
-                                 f"{nearest(part, options)}")
-            node = node._get_node(part)
-    return UserError(f"the config cannot be composed: {str(error).splitlines()[0]}")
+        return unexplained
+    return explain(parsed, _container(cfg, resolve=False), folder) or unexplained
 
 
 def _container(cfg: DictConfig, resolve: bool) -> dict[str, Any]:
@@ -255,14 +230,17 @@ def _container(cfg: DictConfig, resolve: bool) -> dict[str, Any]:
 def _check_groups_are_read(config: Config, parsed: Sequence[Override]) -> None:
     """A group that was chosen, and that neither we nor the learner read, is a mistake."""
     read = set(ALWAYS_READ) | _referenced({key: config.unresolved[key] for key in ALWAYS_READ})
-    named = {str(override.key_or_group).split(".")[0].split("/")[0] for override in parsed}
-    for group in {g.split("/")[0] for g in groups()} - {"experiment", "memory"}:
+    given = {_group(str(o.key_or_group)): str(o.input_line) for o in parsed}
+    for group in sorted({_group(g) for g in groups()} - {"experiment", "memory"} - read):
         empty = config.unresolved.get(group) in ({}, None)
-        if group not in read and not empty and (group in named or group in ("strategy", *NONE_WHEN_EMPTY)):
-            raise UserError(
-                f"learner={config.chosen['learner']} takes no {group}, and {group}={config.chosen.get(group)} was given; "
-                f"leave it out or use learner=sgd"
-            )
+        if not empty and (group in given or group in ("strategy", *NONE_WHEN_EMPTY)):
+            what = given.get(group, f"{group}={config.chosen.get(group)}")
+            learner = config.chosen["learner"]
+            raise UserError(f"learner={learner} takes no {group}, so {what} has no effect; leave it out")
+
+
+def _group(key: str) -> str:
+    return key.split(".")[0].split("/")[0]
 
 
 def _referenced(node: Any) -> set[str]:
@@ -274,19 +252,25 @@ def _referenced(node: Any) -> set[str]:
     return {node[2:-1].split(".")[0]} if isinstance(node, str) and node.startswith("${") else set()
 
 
-def _check_plain(config: Config) -> None:
+def _check_plain(config: Config, folder: Path | None) -> None:
     """The keys that belong to no group."""
-    known = {"seed", "train", "threads", "device", "output", "name"}
-    unknown = set(config.resolved) - known - {g.split("/")[0] for g in groups()}
-    for key in sorted(unknown):
-        raise UserError(f"{key} is a key that nothing reads{nearest(key, known | set(groups()))}")
-    seed, threads = config.resolved["seed"], config.resolved["threads"]
+    own = {"seed", "train", "threads", "device", "output", "name"}
+    known = own | {_group(g) for g in groups(folder)}
+    for key in sorted(set(config.resolved) - known):
+        raise UserError(f"{key} is a key that nothing reads{nearest(key, known)}")
+    seed, threads, name = (config.resolved[key] for key in ("seed", "threads", "name"))
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError(f"seed={seed!r} must be an integer of at least 0; sweep several with -m 'seed=range(5)'")
-    if threads != "auto" and (not isinstance(threads, int) or threads < 1):
+    if threads != "auto" and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise UserError(f"threads={threads!r} must be an integer of at least 1, or auto")
+    if name is not None and not NAME.fullmatch(str(name)):
+        raise UserError(f"name={name!r} must be letters, digits and . _ + - only, as it names a folder")
+    for key in ("output", "device"):
+        if not isinstance(config.resolved[key], str) or not config.resolved[key]:
+            raise UserError(f"{key}={config.resolved[key]!r} must be a string that is not empty")
 
 
-def _built(config: Config) -> Iterator[str]:
-    """Keys whose targets are called."""
-    return (key for key in config.resolved if key in ALWAYS_READ)
+def _built(config: Config) -> list[str]:
+    """Keys whose targets are called; those that others refer to first, so that an error names the nearest path."""
+    referred = _referenced({key: config.unresolved[key] for key in ALWAYS_READ})
+    return [key for key in (*sorted(referred - ALWAYS_READ), *sorted(ALWAYS_READ)) if key in config.resolved]

@@ -10,10 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from continual.errors import UserError
+from continual.environment import explained
+from continual.errors import UserError, nearest
 
-ALLOWED = (
-    "continual.",
+ALLOWED = (  # of our own, the modules that hold what a config is made of: elsewhere are functions that run programs
+    "continual.augment.",
+    "continual.bridges.",
+    "continual.learner.",
+    "continual.learners.",
+    "continual.memory.",
+    "continual.models.",
+    "continual.optim.",
+    "continual.probe.",
+    "continual.strategies.",
+    "continual.track.",
     "scenarios.",
     "torch.nn.",
     "torch.optim.",
@@ -54,11 +64,15 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
             if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
                 raise UserError(f"_target_={target} needs the package '{error.name}', which is not installed") from None
             continue
+        except Exception as error:
+            told = UserError(f"_target_={target} cannot be imported: {type(error).__name__}: {error}")
+            raise explained(error) or told from error
         found: Any = module
         for part in parts[end:]:
             found = getattr(found, part, None)
             if found is None or isinstance(found, ModuleType):
-                raise UserError(f"_target_={target}: there is no '{part}' to call in {name}")
+                callables = [word for word, value in vars(module).items() if callable(value) and word[0] != "_"]
+                raise UserError(f"_target_={target}: there is no '{part}' to call in {name}{nearest(part, callables)}")
         if not callable(found):
             raise UserError(f"_target_={target} cannot be called; name a class or a function")
         _check_home(target, found, allow)
@@ -74,8 +88,8 @@ def _check_home(target: str, found: Any, allow: Sequence[str]) -> None:
 
 
 def _check_target(path: str, target: Any, allow: Sequence[str]) -> None:
-    if not isinstance(target, str) or not _PLAIN.fullmatch(target) or "/" in target:
-        raise UserError(f"{path}={target!r} must be the literal dotted name of a class or function")
+    if not isinstance(target, str) or not _PLAIN.fullmatch(target) or "/" in target or "._" in target:
+        raise UserError(f"{path}={target!r} must be the literal dotted name of a public class or function")
     if not _inside(target, allow):
         raise UserError(f"{path}={target} {_outside(target)}")
 

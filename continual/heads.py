@@ -76,7 +76,7 @@ class Head:
         if self.kind == "all":
             return logits
         allowed = self.seen
-        if self.kind == "per_task" and task is not None and task < len(self.tasks):
+        if self.kind == "per_task" and task is not None and bool(self.tasks[task : task + 1].any()):
             allowed = self.tasks[task]
         return logits.masked_fill(~allowed, MASKED) if bool(allowed.any()) else logits
 
@@ -86,4 +86,4 @@ class Head:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.seen.copy_(state["seen"])
         self.current.copy_(state["current"])
-        self.tasks = state["tasks"].to(self.seen.device)
+        self.tasks = state["tasks"].to(self.seen.device, copy=True)

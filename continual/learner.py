@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -12,6 +13,7 @@ from torch.func import functional_call
 
 from continual.augment import Augment
 from continual.batches import schedule
+from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
 from continual.models.network import Network, draws_randomness
@@ -60,7 +62,7 @@ class SGDLearner:
     ) -> None:
         _check(spec, batch_size, epochs, iterations, strategies)
         self.spec, self.batch_size, self.epochs, self.iterations = spec, batch_size, epochs, iterations
-        self.seed, self.device, self.clip, self.augment = seed, torch.device(device), clip, augment
+        self.seed, self.device, self.clip, self.augment = seed, usable(device), clip, augment
         self.strategies, self.seams = dict(strategies), Seams(strategies)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "model"))
@@ -71,6 +73,8 @@ class SGDLearner:
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
         self.noise = self._own_noise()
         self.view = self._open_view()
+        if augment:
+            _try(augment, spec)
         for s in self.strategies.values():
             s.start(self.view)
 
@@ -96,13 +100,19 @@ class SGDLearner:
         """The rows to pass over; a subclass may add to those that arrived."""
         return experience.rows
 
+    def note(self, y: Tensor) -> None:
+        """Tell the head which labels (B,) arrived with the current task."""
+        self.head.arrive(y, self.view.task)
+
     def _enter(self, experience: Experience) -> None:
-        self.view.experience, self.view.task, self.view.fetch = experience.index, experience.task, experience.rows.fetch
+        fetch = experience.rows.fetch
+        self.view.experience, self.view.task = experience.index, experience.task
+        self.view.fetch = fetch if self.device.type == "cpu" else lambda ids: fetch(ids.cpu()).to(self.device)
 
     def _update(self, batch: Batch) -> None:
         if self.device.type != "cpu":
             batch = _to(batch, self.device)
-        self.head.arrive(batch.y, self.view.task)
+        self.note(batch.y)
         with self._guard():
             step(
                 self.view, self.seams, batch, self.optimizer, mask=self.head.mask, augment=self.augment, clip=self.clip
@@ -143,7 +153,7 @@ class SGDLearner:
                 f"the snapshot holds strategies {list(state['strategies'])}, this learner has {list(self.strategies)}"
             )
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the very tensors
         for name, s in self.strategies.items():
             s.load_state_dict(state["strategies"][name])
         self.head.load_state_dict(state["head"])
@@ -182,6 +192,8 @@ class SGDLearner:
         view.forward, view.answer, view.charge = self._forward, self._answer, self._charge
         view.still = self._still
         view.loss = lambda params, batch: task_loss(view, self.seams, params, batch, self.head.mask)[0]
+        alone = Seams({})
+        view.plain_loss = lambda params, batch: task_loss(view, alone, params, batch, self.head.mask)[0]
         view.lr = lambda: float(self.optimizer.param_groups[0]["lr"])
         return view
 
@@ -233,6 +245,14 @@ def _consumed(arrived: int, sizes: list[int]) -> list[int]:
         shares.append(position - before)
         before = position
     return shares
+
+
+def _try(augment: Augment, spec: Spec) -> None:
+    """Let ``augment`` refuse rows of a shape that it cannot change now, not at the first update."""
+    before = augment.state_dict()
+    x = torch.zeros(2, *spec.in_shape, dtype=spec.dtype)
+    augment(Batch(x, torch.zeros(2, dtype=torch.int64), torch.full((2,), 0.5), arrived=1))
+    augment.load_state_dict(before)
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

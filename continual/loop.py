@@ -20,7 +20,7 @@ def loop(stream: Stream, learner: Learner, probe: Probe) -> Iterator[Record]:
             measure.advance(rows)
             if measure.due():
                 yield from measure.within(task)
-        following = origins[experience.index + 1 :][:1]
+        following = origins[experience.index + 1 : experience.index + 2]
         if following != [task]:
             yield from measure.end(task)
     yield from measure.final()

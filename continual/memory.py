@@ -99,6 +99,7 @@ class Memory(ABC):
             chosen = torch.randint(size, (n,), generator=self.generator)
         else:
             chosen = torch.randperm(size, generator=self.generator)[:n]
+        chosen = chosen.to(self.columns["y"].device)
         return chosen if among is None else among[chosen]
 
     def inputs(self, slots: Tensor, fetch: Fetch) -> Tensor:

@@ -4,8 +4,7 @@ Accuracies of all probes before training and at every task end; of the tasks see
 within a task; and, if asked for, how each arrival was predicted before it was learned.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -17,6 +16,9 @@ from continual.metrics import calibration_error
 from continual.step import MASKED
 from continual.types import Batch, Experience, Learner, Record, Rows, Stream
 
+Answers = tuple[int, int, int]
+"""What the learner, the last label and the label-only learner answered for one row."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -24,7 +26,7 @@ class Probe:
 
     Attributes:
         every: rows between two probes within a task, >= 1; None probes only at task ends.
-        max_rows: rows of each probe used within a task, >= 1; None for all. Task ends always use all.
+        max_rows: rows of each probe used within a task, evenly spaced, >= 1; None for all. Task ends always use all.
         prequential: whether arrivals are predicted before they are learned.
         window: arrivals' rows summed up in one prequential record, >= 1.
         batch_size: rows predicted at once, >= 1; does not change the result.
@@ -58,8 +60,9 @@ class Measure:
         self.trained: list[int] = []  # tasks in the order of their first row
         self.right: dict[int, Tensor] = {}  # probe -> (n,) bool at the last task end
         self.labels_only = LabelBaselines(stream.spec.n_classes)
-        self.asked: dict[int, list[int]] = defaultdict(list)  # row id -> answers whose labels are still to come
-        self.scores: list[tuple[bool, bool, bool]] = []  # per scored row: learner, last label, blind
+        self.asked: dict[int, list[tuple[int, Answers]]] = {}  # row id -> (question, answers) waiting for a label
+        self.questions, self.told = 0, -1  # rows asked so far; the question whose label came last
+        self.scores: list[tuple[bool, ...]] = []  # per row whose label came: which of its answers were right
         self.began = perf_counter()
         self.paused = 0.0
         self.peak = 0
@@ -83,8 +86,11 @@ class Measure:
     def within(self, task: int) -> Iterator[Record]:
         """Within a task: accuracy of the tasks seen so far."""
         self.last_probed = self.rows_seen
-        for probe, logits in self._answers([t for t in self.trained if t < len(self.labels)], self.probe.max_rows):
-            yield self._record(task, "step", probe, "accuracy", _accuracy(logits, self.labels[probe][: len(logits)]))
+        for probe in [t for t in self.trained if t < len(self.labels)]:
+            y = self.labels[probe]
+            chosen = _spaced(len(y), self.probe.max_rows)
+            logits = self._on_probe(probe, chosen)
+            yield self._record(task, "step", probe, "accuracy", _accuracy(logits, y[chosen]))
 
     def end(self, task: int) -> Iterator[Record]:
         """A task has ended: accuracy of every probe, over all classes and over the classes seen, and flips."""
@@ -110,11 +116,10 @@ class Measure:
         if not self.probe.prequential:
             return
         if experience.ask is not None:
-            batch = _all(experience.ask)
-            for row, answer in zip(batch.extra["id"].tolist(), self._predict_now(batch, experience), strict=True):
-                self.asked[row].append(answer)
+            asked = _all(experience.ask)
+            self._ask(asked.extra["id"].tolist(), asked.x, experience.task)
         if len(experience.rows):
-            self._score(experience)
+            self._score(_all(experience.rows), experience.task)
         if len(self.scores) >= self.probe.window:
             yield from self._flush(task)
 
@@ -142,45 +147,63 @@ class Measure:
                 seen[self.labels[task]] = True
         return seen
 
-    def _answers(self, probes: Sequence[int], max_rows: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """(probe, logits (n, C)) of each probe, in chunks under inference mode; its time is not the learner's."""
+    def _answers(self, probes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """(probe, logits (n, C)) of each probe."""
         for probe in probes:
-            began = perf_counter()
-            rows = self.stream.probes[probe]
-            n = len(rows) if max_rows is None else min(max_rows, len(rows))
-            task = probe if self.stream.spec.task_aware else None
-            with torch.inference_mode():
-                chunks = torch.arange(n).split(self.probe.batch_size)
-                logits = torch.cat([self.learner.predict(rows.take(c).x, task).cpu() for c in chunks])
-            self.paused += perf_counter() - began
-            yield probe, logits
+            yield probe, self._on_probe(probe, torch.arange(len(self.labels[probe])))
 
-    def _predict_now(self, batch: Batch, experience: Experience) -> list[int]:
+    def _on_probe(self, probe: int, chosen: Tensor) -> Tensor:
+        """Logits (n, C) for the rows of a probe at positions ``chosen`` (n,)."""
+        chunks = torch.split(chosen, self.probe.batch_size)
+        task = probe if self.stream.spec.task_aware else None
+        return self._predict((self.stream.probes[probe].take(chunk).x for chunk in chunks), task)
+
+    def _predict(self, chunks: Iterable[Tensor], task: int | None) -> Tensor:
+        """Logits (n, C) under inference mode; its time is not the learner's."""
         began = perf_counter()
         with torch.inference_mode():
-            answers: list[int] = self.learner.predict(batch.x, experience.task).argmax(1).tolist()
+            logits = torch.cat([self.learner.predict(x, task).cpu() for x in chunks])
         self.paused += perf_counter() - began
-        return answers
+        return logits
 
-    def _score(self, experience: Experience) -> None:
-        batch = _all(experience.rows)
-        if experience.ask is None and not self.asked:
-            answers = self._predict_now(batch, experience)
-        else:
-            answers = [self.asked[row].pop(0) for row in batch.extra["id"].tolist()]
-        for answer, label in zip(answers, batch.y.tolist(), strict=True):
-            last, blind = self.labels_only.answer()
-            self.scores.append((answer == label, last == label, blind == label))
+    def _ask(self, ids: list[int], x: Tensor, task: int | None) -> None:
+        """Keep what learner and baselines answer now for rows ``x`` (n, *in_shape), none of whose labels is known."""
+        last, blind = self.labels_only.answer()
+        answers = self._predict(torch.split(x, self.probe.batch_size), task).argmax(1).tolist()
+        for row, answer in zip(ids, answers, strict=True):
+            self.asked.setdefault(row, []).append((self.questions, (answer, last, blind)))
+            self.questions += 1
+
+    def _score(self, batch: Batch, task: int | None) -> None:
+        """Labels are told: compare them with what was answered; rows never asked about are asked now."""
+        ids = batch.extra["id"].tolist()
+        new = [position for position, row in enumerate(ids) if row not in self.asked]
+        if new:
+            self._ask([ids[position] for position in new], batch.x[new], task)
+        for row, label in zip(ids, batch.y.tolist(), strict=True):
+            self.scores.append(tuple(answer == label for answer in self._recall(row)))
             self.labels_only.learn(label)
+
+    def _recall(self, row: int) -> Answers:
+        """The answers to the question about ``row`` whose label comes now, and forget them.
+
+        Labels come in the order of the questions, some never. So it is the first question about this row after the
+        one whose label came last; if there is none (the stream tells out of order), the first question about it.
+        """
+        waiting = self.asked.pop(row)
+        position = next((i for i, (question, _) in enumerate(waiting) if question > self.told), 0)
+        self.told, answers = waiting[position]
+        if waiting[position + 1 :]:
+            self.asked[row] = waiting[position + 1 :]
+        return answers
 
     def _flush(self, task: int | None) -> Iterator[Record]:
         if not self.scores:
             return
         n = len(self.scores)
         yield self._record(task, "arrival", None, "prequential_rows", n)
-        for metric, right in zip(
-            ("prequential_accuracy", "last_label_accuracy", "blind_accuracy"), zip(*self.scores, strict=True), strict=True
-        ):
+        names = ("prequential_accuracy", "last_label_accuracy", "blind_accuracy")
+        for metric, right in zip(names, zip(*self.scores, strict=True), strict=True):
             yield self._record(task, "arrival", None, metric, sum(right) / n)
         self.scores = []
 
@@ -190,6 +213,7 @@ class LabelBaselines:
     """Two learners that see labels only: one repeats the last label, one knows which label follows which.
 
     The second answers the label that most often followed the last one (a first-order Markov chain).
+    Like the learner they answer all rows of an arrival before any of its labels, and wait for late ones.
     """
 
     n_classes: int
@@ -207,9 +231,15 @@ class LabelBaselines:
         self.last = label
 
 
-def _accuracy(logits: Tensor, y: Tensor) -> float:
-    return float((logits.argmax(1) == y).double().mean())
+def _spaced(rows: int, at_most: int | None) -> Tensor:
+    """(n,) positions of ``at_most`` rows, evenly spaced: test rows may lie sorted by class."""
+    n = rows if at_most is None else min(at_most, rows)
+    return torch.arange(n) * rows // n
 
 
 def _all(rows: Rows) -> Batch:
     return rows.take(torch.arange(len(rows)))
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> float:
+    return float((logits.argmax(1) == y).double().mean())

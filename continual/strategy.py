@@ -27,6 +27,7 @@ class View:
         forward: (params, x) -> Output in train mode, differentiable; params may be any weights of equal shape.
         answer: (weights, x) -> Output in eval mode without gradient; weights hold parameters and buffers.
         loss: (params, batch) -> scalar task loss, penalties not included.
+        plain_loss: the same as if there were no strategies: cross-entropy under the head's mask.
         charge: (forward_equivalents) adds to the learner's cost what it cannot see being spent.
         lr: () -> learning rate of the first parameter group now.
         still: () -> context within which the network is in eval mode.
@@ -42,6 +43,7 @@ class View:
     forward: Callable[[Weights, Tensor], Output]
     answer: Callable[[Weights, Tensor], Output]
     loss: Callable[[Weights, Batch], Tensor]
+    plain_loss: Callable[[Weights, Batch], Tensor]
     charge: Callable[[float], None]
     lr: Callable[[], float]
     still: Callable[[], AbstractContextManager[None]]
@@ -58,15 +60,21 @@ class View:
         return dict(zip(names, gradients, strict=True))
 
     def row_gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradient (B, *shape) of each row's own task loss, in eval mode; costs a forward and a backward a row."""
+        """Gradient (B, *shape) of each row's own plain loss, in eval mode; costs a forward and a backward a row.
+
+        Strategies do not act in it: their masks and losses are made for batches (ER-ACE's mask would
+        leave a single row no class but its own, and no gradient).
+        """
 
         def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            row = replace(batch, x=x[None], y=y[None], weight=torch.ones(1, device=x.device), arrived=1, extra={})
-            return self.loss(params, row)
+            row = replace(batch, x=x[None], y=y[None], weight=one, arrived=1, extra={})
+            return self.plain_loss(params, row)
 
         params = {name: p.detach() for name, p in self.params.items()}
+        x, y = batch.x.to(self.classes.device), batch.y.to(self.classes.device)
+        one = batch.weight.new_ones(1, device=x.device)
         with self.still():
-            gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(params, batch.x, batch.y)
+            gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(params, x, y)
         self.charge(3 * len(batch) - 1)  # the one traced forward has charged its row
         return gradients
 

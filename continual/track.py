@@ -22,7 +22,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -190,9 +190,11 @@ class WandbTracker:
         try:
             yield
         except Exception as error:
-            self._run = None
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             LOGGER.warning("wandb failed to %s, so tracking stops here; the run goes on (%s)", doing, reason)
+            run, self._run = self._run, None
+            with suppress(Exception):  # an open run would keep its id from being used again
+                run.finish(exit_code=1)
 
 
 def row(records: Sequence[Record], n_tasks: int) -> dict[str, float]:

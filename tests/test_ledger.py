@@ -291,9 +291,15 @@ def test_nothing_is_appended_after_the_end(tmp_path: Path) -> None:
         writer.end("failed", "why")
         with pytest.raises(RuntimeError, match="has ended"):
             writer.append(RECORDS)
-    with pytest.raises(RuntimeError, match="has ended"):
-        writer.append(RECORDS)  # and not into whatever has the file's number now
     assert read(tmp_path).reason == "why"
+
+
+def test_nothing_is_appended_to_a_closed_ledger(tmp_path: Path) -> None:
+    writer = Ledger.create(tmp_path / "run", MANIFEST)
+    writer.close()
+    with (tmp_path / "other").open("wb"), pytest.raises(RuntimeError, match="has ended"):
+        writer.append(RECORDS)  # and not into the file that has the number of the closed one now
+    assert read(tmp_path / "run").status == "killed"
 
 
 def test_a_run_is_not_overwritten_unless_told_to(tmp_path: Path) -> None:
@@ -384,12 +390,13 @@ def test_a_run_that_could_not_begin_is_no_run_and_holds_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_atomic", full)
-        with pytest.raises(UserError, match="cannot be written: No space left"):
+        with pytest.raises(UserError, match="cannot be written: No space left") as caught:
             Ledger.create(tmp_path, MANIFEST)
     with pytest.raises(UserError, match="is not a run"):
         read(tmp_path)
     finished(tmp_path)
     assert exact(read(tmp_path).records) == exact(RECORDS)
+    assert caught.value.__context__ is not None  # the frames that held the lock are alive: it was given back
 
 
 def test_a_full_disk_leaves_whole_lines_and_writing_can_go_on(tmp_path: Path) -> None:

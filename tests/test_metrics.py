@@ -413,6 +413,7 @@ def test_dormant_fraction():
     assert metrics.dormant_fraction(activations, 0.0) == 0.25
     assert metrics.dormant_fraction(activations, 0.0199) == 0.25
     assert metrics.dormant_fraction(activations, 0.02) == 0.5
+    assert metrics.dormant_fraction(10 * activations, 0.02) == 0.5  # relative to the layer
     assert metrics.dormant_fraction(activations[:, :, None, None].expand(2, 4, 3, 3), 0.02) == 0.5
     assert metrics.dormant_fraction(torch.zeros(2, 4), 0.0) == 1.0
     assert math.isnan(metrics.dormant_fraction(torch.full((2, 4), math.nan), 0.0))

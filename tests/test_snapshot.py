@@ -1,7 +1,7 @@
 import hashlib
 import math
 import random
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,8 @@ def test_keys_containers_and_large_numbers_keep_their_types() -> None:
     state = {1: (1, [2, (3,)]), "1": {}, "dict": [], "tensor": "0", -(2**63): 2**63, "big": -(2**5000), "nan": math.nan,
              "infs": (math.inf, -math.inf, -0.0), "": ((), True, 1, 1.0), "\ud800\n": None}  # fmt: skip
     assert exact(loads(dumps(state))) == exact(state)
+    huge = 2**20_000  # beyond what Python reads and writes in decimal
+    assert loads(dumps([huge, -huge])) == [huge, -huge]
 
 
 def test_an_ordered_dict_comes_back_as_a_dict_and_a_parameter_as_a_tensor() -> None:
@@ -133,6 +135,7 @@ def test_one_tensor_twice_is_stored_once_and_comes_back_as_one_and_views_apart()
         ({"n": np.float64(1)}, "n: a float64 cannot"),
         ({"n": np.zeros(2)}, "n: a ndarray cannot"),
         ({"b": b""}, "b: a bytes cannot"),
+        ({"c": defaultdict(int)}, "c: a defaultdict cannot"),
         ({"a": {(1, 2): 3}}, r"a: the key \(1, 2\), a tuple, cannot"),
         ({True: 3}, r"the state itself: the key True, a bool, cannot"),
         ({"s": torch.eye(2).to_sparse()}, "s: a sparse_coo tensor cannot"),

@@ -53,6 +53,12 @@ def test_rows_are_sorted_by_time_and_ties_keep_their_order(write: Write) -> None
     assert source.n_train == 3
 
 
+def test_many_ties_keep_their_order(write: Write) -> None:
+    text = "t,a,y\n" + "".join(f"{row % 3},{row},{row % 2}\n" for row in range(300))
+    source = table(write(text), "y", time="t", test_fraction=0)
+    assert source.fetch(torch.arange(300)).flatten().tolist() == sorted(range(300), key=lambda row: row % 3)
+
+
 @pytest.mark.parametrize(
     "times",
     [
@@ -66,6 +72,21 @@ def test_times_are_numbers_or_iso_8601(times: list[str], write: Write) -> None:
     rows = "".join(f"{time},{row},{row % 2}\n" for row, time in enumerate(times))
     source = table(write("when,a,y\n" + rows), "y", time="when", test_fraction=0)
     assert source.fetch(torch.arange(3)).flatten().tolist() == [1, 0, 2]
+
+
+def test_quoted_cells_are_text_as_it_stands(write: Write) -> None:
+    source = table(write('c;y\n"NA";"u;v"\n"two\nlines";w\n'), "y", delimiter=";", test_fraction=0)
+    assert source.class_names == ("u;v", "w")
+    assert source.fetch(torch.arange(2)).tolist() == [[1, 0], [0, 1]]
+
+
+def test_line_breaks_in_cells_do_not_end_rows(write: Write) -> None:
+    cell = "two\n" * 1000
+    rows = "".join(
+        f'"{cell}{row % 2}",{row % 2}\n' for row in range(400)
+    )  # longer than the 1 MiB that are read at once
+    source = table(write("c,y\n" + rows), "y", test_fraction=0)
+    assert source.y.tolist() == [0, 1] * 200
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.CSV.xz"])

@@ -362,6 +362,18 @@ def test_image_folder_is_read_in_order(tmp_path: Path) -> None:
     assert image_folder(root, size=4, channels=1).in_shape == (1, 4, 4)
 
 
+def test_images_are_resized_height_first(tmp_path: Path) -> None:
+    for name, right in (("a", 50), ("b", 100)):
+        (tmp_path / name).mkdir()
+        pixels = np.zeros((10, 20, 3), dtype=np.uint8)
+        pixels[:, 10:] = right
+        Image.fromarray(pixels).save(tmp_path / name / "0.png")
+    x = image_folder(str(tmp_path), size=[5, 20], test_fraction=0).fetch(torch.arange(2))  # (2, 3, 5, 20)
+    assert (x[..., :10] == 0).all()
+    assert (x[0, ..., 10:] == 50).all()
+    assert (x[1, ..., 10:] == 100).all()
+
+
 def test_image_folder_with_test_rows(tmp_path: Path) -> None:
     save_images(tmp_path / "train")
     save_images(tmp_path / "test", rows=2)
@@ -386,8 +398,9 @@ def test_bad_image_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds 0 class folders"):
         image_folder(str(tmp_path), size=4)
     root = save_images(tmp_path)
-    with pytest.raises(UserError, match=r"size=0 must be"):
-        image_folder(root, size=0)
+    for size in (0, [4, 4, 4], "4"):
+        with pytest.raises(UserError, match=r"size=.* must be"):
+            image_folder(root, size=size)
     with pytest.raises(UserError, match=r"channels=2 must be"):
         image_folder(root, size=4, channels=2)
     Image.new("I;16", (4, 4)).save(tmp_path / "cat" / "deep.png")
@@ -468,6 +481,8 @@ class Odd(Pairs):
         results: dict[str, object] = {
             "single": (x,),
             "text": ("words", y),
+            "texts": (np.array(["words"]), y),
+            "palette": (Image.new("P", (4, 4)), y),
             "nan": (x * float("nan"), y),
             "vector": (x, torch.tensor([0, 1])),
             "shape": (torch.ones(3) if last else x, y),
@@ -488,6 +503,8 @@ class Odd(Pairs):
     [
         ("single", r"row 0 is a tuple, not a pair"),
         ("text", "x is str"),
+        ("texts", "x is ndarray"),
+        ("palette", r"mode=P .*convert it with x.convert"),
         ("nan", "NaN or inf"),
         ("vector", r"the label has the shape \(2,\)"),
         ("fails", "row 0 cannot be read: RuntimeError: disk gone"),

@@ -2,14 +2,13 @@
 
 import itertools
 import json
-import logging
 import math
 import os
+import runpy
 import socket
 import struct
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import zlib
@@ -23,13 +22,13 @@ import yaml
 
 from continual import track
 from continual.errors import UserError
-from continual.track import NoTracker, RunFacts, Wandb, WandbTracker, cells, choose_mode, reachable, row
+from continual.track import NoTracker, RunFacts, Wandb, cells, choose_mode, reachable, row
 from continual.types import Record
 
 ROOT = Path(__file__).parents[1]
 KEY = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {"strategy": {"er": {"n_replay": "${batch}"}}, "password": "<redacted>"}
-MATRIX = [[0.1, None], [0.9, 0.2], [0.6, float("nan")]]
+MATRIX: track.Matrix = [[0.1, None], [0.9, 0.2], [0.6, float("nan")]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +84,7 @@ def follow(tracker: track.Tracker) -> None:
 
 @contextmanager
 def listener() -> Iterator[tuple[str, list[int]]]:
-    """A server that hangs up on everybody, and the list that grows with each connection."""
+    """A server that refuses every request, and the list that grows with each connection."""
     visits: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -96,7 +95,9 @@ def listener() -> Iterator[tuple[str, list[int]]]:
                 except OSError:
                     return
                 visits.append(1)
-                caller.close()
+                with caller:
+                    if caller.recv(65536):
+                        caller.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -143,7 +144,14 @@ def kept(directory: Path, kind: str) -> list[Any]:
 
 
 def values(items: Any) -> dict[str, Any]:
-    return {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+    tree: dict[str, Any] = {}
+    for item in items:
+        *outer, last = list(item.nested_key) or [item.key]
+        node = tree
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = json.loads(item.value_json)
+    return tree
 
 
 def history(directory: Path) -> dict[int, dict[str, Any]]:
@@ -153,6 +161,10 @@ def history(directory: Path) -> dict[int, dict[str, Any]]:
 
 def summary(directory: Path) -> dict[str, Any]:
     return {k: v for update in kept(directory, "summary") for k, v in values(update.update).items()}
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if (r.name, r.levelname) == ("continual.track", "WARNING")]
 
 
 # ---- pure parts
@@ -296,39 +308,45 @@ def test_a_run_goes_on_under_its_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("broken", ["init", "log", "finish"])
 def test_a_failure_is_told_once_and_ends_no_run(
-    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    broken: str, tmp_path: Path, fresh: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import wandb
 
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the disk\nis full")
 
-    monkeypatch.setattr(wandb if broken == "init" else wandb.Run, broken, fail)
+    fresh.setattr(wandb if broken == "init" else wandb.Run, broken, fail)
     tracker = Wandb()(facts(tmp_path))
     follow(tracker)
     follow(tracker)
-    assert [(r.name, r.levelno) for r in caplog.records] == [("continual.track", logging.WARNING)]
-    assert "RuntimeError: the disk is full" in caplog.text
-    assert "\n" not in caplog.records[0].getMessage()
-
-
-def test_a_killed_service_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    track.close()
-    tracker = Wandb()(facts(tmp_path))
-    core = next(p for p in children() if "wandb" in Path(f"/proc/{p}/cmdline").read_text())
-    os.kill(core, 9)
-    os.waitpid(core, 0)
-    follow(tracker)
-    track.close()
-    assert len(caplog.records) == 2  # the run's and the shutdown's
+    (message,) = warnings(caplog)
+    assert f"wandb failed to {'start' if broken == 'init' else broken}" in message
+    assert message.endswith("(RuntimeError: the disk is full)")
+    fresh.undo()
     follow(Wandb()(facts(tmp_path / "next")))
+    assert len(warnings(caplog)) == (2 if broken == "finish" else 1)  # wandb still holds the id if it cannot finish
+
+
+def test_a_killed_service_ends_no_run(
+    tmp_path: Path, fresh: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    fresh.setattr(subprocess, "Popen", Popen)
+    tracker = Wandb(mode="offline")(facts(tmp_path))
+    started[-1].kill()
+    started[-1].wait()
+    follow(tracker)
+    track.close()
+    assert len(warnings(caplog)) == 2  # the run's and the shutdown's
+    follow(Wandb(mode="offline")(facts(tmp_path / "next")))
     track.close()
     assert len(kept(tmp_path / "next", "exit")) == 1
-
-
-def children() -> list[int]:
-    listed = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return [int(child) for path in listed for child in path.read_text().split()]
 
 
 # ---- mode
@@ -376,7 +394,7 @@ def test_a_login_is_online_only_if_the_server_answers(
 
 def test_online_without_a_login_is_told(fresh: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     assert choose_mode("online") == "offline"
-    assert "run `wandb login`" in caplog.text
+    assert "run `wandb login`" in warnings(caplog)[0]
 
 
 def test_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,53 +409,58 @@ def test_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not reachable(url, 5)
 
 
-# ---- a process of its own: connections, output, secrets
-
-SCRIPT = """
-import sys
-seen = []
-def hook(event, args):
-    if event == "socket.connect" and not isinstance(args[1], str) or event == "socket.getaddrinfo":
-        seen.append((event, args))
-sys.addaudithook(hook)
-from pathlib import Path
-from continual.track import NoTracker, RunFacts, Wandb, close
-from continual.types import Record
-facts = RunFacts("er", "s", "er", 0, "id0", Path("."), {}, 1)
-NoTracker()(facts).finish({}, None, "finished")
-assert "wandb" not in sys.modules
-tracker = Wandb(mode=sys.argv[1], init_timeout=1)(facts)
-tracker.log([Record(0, 0, 0, "step", 0, "accuracy", 0.5)])
-tracker.finish({"a": 1.0}, [[0.5]], "finished")
-close()
-assert sys.argv[1] != "offline" or not seen, seen
-"""
+# ---- connections, output, secrets
 
 
-def start(mode: str, directory: Path, url: str) -> "subprocess.Popen[str]":
-    directory.mkdir()
-    env = {k: v for k, v in os.environ.items() if k != "WANDB_MODE"} | {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": url}
-    env |= {"http_proxy": url, "https_proxy": url, "PYTHONPATH": str(ROOT)}
-    script = [sys.executable, "-c", textwrap.dedent(SCRIPT), mode, "token=hunter2"]
-    return subprocess.Popen(script, cwd=directory, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_offline_connects_nowhere_and_a_dead_server_ends_no_run(
+    tmp_path: Path, fresh: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[object] = []
 
+    class Socket(socket.socket):
+        def connect(self, address: Any) -> None:
+            calls.append(address)
+            super().connect(address)
 
-def test_offline_connects_nowhere_and_a_dead_server_ends_no_run(tmp_path: Path) -> None:
-    with listener() as (silent, unvisited), listener() as (dead, visits):  # every server and proxy there is
-        offline, online = start("offline", tmp_path / "off", silent), start("online", tmp_path / "on", dead)
-        said = offline.communicate(timeout=60), online.communicate(timeout=60)
-    assert (offline.returncode, online.returncode) == (0, 0), said
-    assert not unvisited
-    assert visits  # the same listener does notice wandb
-    assert said[0] == ("", "")
-    assert said[1][0] == ""
-    assert said[1][1].count("\n") == 1
-    assert "wandb failed to start" in said[1][1]
-    assert len(kept(tmp_path / "off", "exit")) == 1
+    def resolve(host: str, *rest: object, **more: object) -> None:
+        calls.append((host, "resolve"))
+        raise OSError(host)
+
+    with listener() as (url, visits):  # is every server and every proxy; wandb's own process connects too
+        for name in ("WANDB_BASE_URL", "http_proxy", "https_proxy"):
+            fresh.setenv(name, url)
+        fresh.setenv("WANDB_API_KEY", KEY)
+        fresh.setattr(sys, "argv", [*sys.argv, "track.token=hunter2"])
+        with fresh.context() as patch:
+            patch.setattr(socket, "socket", Socket)
+            patch.setattr(socket, "getaddrinfo", resolve)
+            follow(Wandb(mode="offline")(facts(tmp_path / "offline")))
+            track.close()
+        assert calls  # wandb's own process, through a file
+        assert all(isinstance(address, str) for address in calls)
+        assert not visits
+        assert not warnings(caplog)
+
+        follow(Wandb(mode="online", init_timeout=1)(facts(tmp_path / "online")))
+        track.close()
+        assert visits  # the same listener does notice wandb
+        assert "wandb failed to start" in warnings(caplog)[0]
+        assert len(warnings(caplog)) == 1
+
+    assert capfd.readouterr() == ("", "")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
     for secret in (KEY, "hunter2"):
         assert not [path for path in files if secret.encode() in path.read_bytes()]
 
 
-def test_a_tracker_is_a_tracker(tmp_path: Path) -> None:
-    assert isinstance(Wandb()(facts(tmp_path)), WandbTracker)
+def test_without_wandb_everything_else_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import of it fails
+    anew = runpy.run_path(str(ROOT / "continual/track.py"))
+    follow(anew["NoTracker"]()(facts(tmp_path)))
+    track.close()
+    assert not warnings(caplog)
+    follow(Wandb()(facts(tmp_path)))
+    assert len(warnings(caplog)) == 1

@@ -62,9 +62,13 @@ class Joint(SGDLearner):
         if self.updates == 0:  # not in the middle of an experience that is being resumed
             batch = experience.rows.take(torch.arange(len(experience.rows)))
             self.kept_x, self.kept_y = torch.cat([self.kept_x, batch.x]), torch.cat([self.kept_y, batch.y])
+            self.head.arrive(batch.y, experience.task)
             self.network.load_state_dict(self.initial)
             self.optimizer = self.make_optimizer(list(self.view.params.values()))
         return _Kept(self.kept_x, self.kept_y)
+
+    def note(self, y: Tensor) -> None:
+        self.head.arrive(y, None)  # a batch mixes the rows of all tasks
 
     def _tensors(self) -> dict[str, Any]:
         return super()._tensors() | {"initial": self.initial, "kept": {"x": self.kept_x, "y": self.kept_y}}

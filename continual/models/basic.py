@@ -30,6 +30,8 @@ def cnn(spec: Spec, channels: Sequence[int] = (16, 32)) -> nn.Module:
     """3x3 convolution, ReLU and 2x2 max pooling per entry of ``channels``: (B, C, H, W) -> (B, n_classes)."""
     if len(spec.in_shape) != 3:
         raise UserError(f"model=cnn needs rows of shape (channels, height, width), got {spec.in_shape}; use model=mlp")
+    if not channels or min(channels) < 1:
+        raise UserError(f"model.channels={list(channels)} must name at least one number of channels of at least 1")
     in_channels, height, width = spec.in_shape
     smallest = 2 ** len(channels)
     if min(height, width) < smallest:

@@ -94,7 +94,7 @@ class TensorSource(_Labelled):
     """All rows in one tensor in memory: the fast path.
 
     Args:
-        x_train: (N, *in_shape) of one of ``DTYPES``, kept as it is.
+        x_train: (N, *in_shape) on the CPU, of one of ``DTYPES``, kept as it is.
         y_train: (N,) integers in [0, n_classes).
         x_test: (M, *in_shape) or None for no test rows; then ``x_train`` itself is held, not a copy.
         y_test: (M,).

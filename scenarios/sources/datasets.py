@@ -79,10 +79,11 @@ def dataset(
 def as_row(x: object, name: str) -> Tensor:
     """One row as a tensor of uint8, int64 or float32; see ``dataset``."""
     if type(x).__module__.startswith("PIL."):
-        pixels = np.atleast_3d(np.array(x, dtype=np.uint8))  # (H, W, C)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-    if isinstance(x, np.ndarray):
-        x = torch.from_numpy(channels_first(x[None])[0] if x.dtype == np.uint8 else x)
+        if getattr(x, "mode", "") not in ("L", "RGB", "RGBA"):
+            raise UserError(f"{name}: x is a {x!r}; convert it with x.convert('RGB') or 'L'")
+        return torch.from_numpy(np.atleast_3d(np.array(x))).permute(2, 0, 1)  # (C, H, W)
+    if isinstance(x, np.ndarray) and x.dtype.kind in "uif":
+        x = torch.from_numpy(np.array(channels_first(x[None])[0] if x.dtype == np.uint8 else x, order="C"))
     if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise UserError(f"{name}: x is {kind}; it must be a tensor or array of numbers, or a PIL image")

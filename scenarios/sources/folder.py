@@ -101,7 +101,7 @@ def _check_header(file: Path) -> None:
 
 def _checked_size(size: int | Sequence[int], channels: int) -> tuple[int, int, int]:
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or min(sides) < 1:
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise UserError(f"size={size} must be a number of pixels, or [height, width], each at least 1")
     if channels not in MODES:
         raise UserError(f"channels={channels} must be 1 (grey) or 3 (RGB)")

@@ -1,0 +1,156 @@
+"""What laws are tried on: the beginning of a stream, a network with moods, and a learner in bytes."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from continual import snapshot
+from continual.models.network import Classifier
+from continual.types import Batch, Experience, Learner, Rows, Spec, Stream
+
+MakeLearner = Callable[[], Learner]
+"""A fresh learner, each time of the same config and seed."""
+
+MakeStream = Callable[[], Stream]
+"""The stream that it learns, each time the same."""
+
+LearnerLaw = Callable[[MakeLearner, MakeStream], None]
+"""Raises AssertionError, saying what was broken and the likely cause."""
+
+
+class Brief:
+    """The beginning of a stream, so that laws take milliseconds.
+
+    Args:
+        stream: any stream.
+        rows: at most so many rows of each experience and probe, spread evenly over it.
+        experiences: so many experiences, and more of small ones until there are ``rows`` rows of each.
+    """
+
+    def __init__(self, stream: Stream, rows: int = 24, experiences: int = 3) -> None:
+        self.stream, self.rows, self.experiences = stream, rows, experiences
+
+    def __iter__(self) -> Iterator[Experience]:
+        for experience in islice(self.stream, self._length):
+            ask = None if experience.ask is None else Some(experience.ask, self.rows)
+            yield replace(experience, rows=Some(experience.rows, self.rows), ask=ask)
+
+    @cached_property
+    def _length(self) -> int:
+        wanted, got, length = self.experiences * self.rows, 0, 0
+        for experience in self.stream:
+            got, length = got + min(len(experience.rows), self.rows), length + 1
+            if length >= self.experiences and (got >= wanted or length == wanted):
+                break
+        return length
+
+    @cached_property
+    def spec(self) -> Spec:
+        sizes = [len(experience.rows) for experience in self]
+        return replace(self.stream.spec, n_experiences=len(sizes), smallest=min(sizes))
+
+    @property
+    def origins(self) -> Sequence[int]:
+        return list(islice(self.stream.origins, self._length))
+
+    @property
+    def probes(self) -> Sequence[Rows]:
+        return [Some(rows, self.rows) for rows in islice(self.stream.probes, max(self.origins) + 1)]
+
+
+class Some:
+    """At most ``n`` rows of ``rows``, spread evenly over them."""
+
+    def __init__(self, rows: Rows, n: int) -> None:
+        self.rows = rows
+        kept = min(n, len(rows))
+        self.positions = torch.arange(kept) * len(rows) // max(kept, 1)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, indices: Tensor) -> Batch:
+        return self.rows.take(self.positions[indices])
+
+    def fetch(self, ids: Tensor) -> Tensor:
+        return self.rows.fetch(ids)
+
+
+def moody(spec: Spec, hidden: Sequence[int] = (16,)) -> nn.Module:
+    """A perceptron with batch normalisation and dropout: train and eval mode, and luck, all make a difference."""
+    widths = [prod(spec.in_shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(fan_in, fan_out), nn.BatchNorm1d(fan_out), nn.ReLU(), nn.Dropout(0.2)]
+    return Classifier(nn.Sequential(*layers), nn.Linear(widths[-1], spec.n_classes))
+
+
+def whole(rows: Rows) -> Batch:
+    """All rows as one batch."""
+    return rows.take(torch.arange(len(rows)))
+
+
+def questions(stream: Stream) -> list[tuple[Tensor, int | None]]:
+    """(inputs, task label) of every probe, and of every experience with rows."""
+    aware = stream.spec.task_aware
+    probed = [(whole(rows).x, task if aware else None) for task, rows in enumerate(stream.probes)]
+    return probed + [(whole(e.rows).x, e.task) for e in stream if len(e.rows)]
+
+
+def answers(learner: Learner, stream: Stream) -> Tensor:
+    """Logits (N, n_classes) for all ``questions``."""
+    return torch.cat([learner.predict(x, task).detach().cpu() for x, task in questions(stream)])
+
+
+def fingerprint(learner: Learner) -> bytes:
+    """The snapshot of a learner: equal bytes, equal learner."""
+    return snapshot.dumps(learner.state_dict())
+
+
+def learn(learner: Learner, experience: Experience) -> list[int]:
+    """What the updates of one experience yield."""
+    return list(learner.learn(experience))
+
+
+def run_through(learner: Learner, stream: Stream, first: int = 0) -> Learner:
+    """``learner``, after it has learned ``stream`` from the experience ``first`` on."""
+    for experience in stream:
+        if experience.index >= first:
+            learn(learner, experience)
+    return learner
+
+
+@dataclass(frozen=True)
+class Globals:
+    """The global generators' states: torch's, NumPy's and Python's."""
+
+    torch: bytes
+    numpy: bytes
+    python: int
+
+    @classmethod
+    def now(cls) -> "Globals":
+        """As they are."""
+        _, key, *rest = np.random.get_state(legacy=True)
+        drawn = np.asarray(key).tobytes() + str(rest).encode()
+        return cls(torch.get_rng_state().numpy().tobytes(), drawn, hash(random.getstate()))
+
+    def moved(self) -> str:
+        """Names of the generators that are no longer as they were, '' if all are."""
+        now = Globals.now()
+        names = {"torch": "torch", "numpy": "numpy.random", "python": "Python's random"}
+        return ", ".join(name for field, name in names.items() if getattr(self, field) != getattr(now, field))
+
+
+def stir(seed: int) -> None:
+    """Put the global generators into some state."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)

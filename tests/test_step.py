@@ -1,0 +1,310 @@
+"""The step against the same arithmetic written out with torch, and the order in which strategies act."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from continual.step import MASKED, step, task_loss
+from continual.strategy import Seams, Strategy, View, Weights
+from continual.types import Batch, Output
+
+SEAMS = ("mix", "mask", "rows", "penalty", "project", "after_step", "predict")
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Module:
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)).to(dtype)
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=draws, dtype=torch.float64))
+    return net
+
+
+def rows(n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 1) -> Batch:
+    draws = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 3, generator=draws, dtype=torch.float64).to(dtype)
+    y = torch.randint(4, (n,), generator=draws)
+    return Batch(x, y, torch.full((n,), 1 / n, dtype=dtype), n, {"id": torch.arange(n)})
+
+
+def view_of(net: nn.Module) -> tuple[View, list[float]]:
+    """A view of ``net`` and the list of its charges."""
+    charges: list[float] = []
+    view = View()
+    view.params = dict(net.named_parameters())
+    view.forward = lambda params, x: Output(functional_call(net, dict(params), (x,)))
+    view.charge = charges.append
+    return view, charges
+
+
+def take_step(net: nn.Module, batch: Batch, *strategies: Strategy, lr: float = 0.5, **options: Any) -> None:
+    view, _ = view_of(net)
+    seams = Seams({str(i): s for i, s in enumerate(strategies)})
+    step(view, seams, batch, torch.optim.SGD(net.parameters(), lr=lr), **({"mask": lambda batch: None} | options))
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---------------------------------------------------------------- the arithmetic
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_without_strategies_three_steps_equal_plain_torch_bit_for_bit(
+    dtype: torch.dtype, optimizer: type[torch.optim.Optimizer]
+) -> None:
+    ours, theirs = network(dtype), network(dtype)
+    optim: Any = optimizer
+    our_optimizer, their_optimizer = optim(ours.parameters(), lr=0.1), optim(theirs.parameters(), lr=0.1)
+    view, charges = view_of(ours)
+    for seed in range(3):
+        batch = rows(dtype=dtype, seed=seed)
+        step(view, Seams({}), batch, our_optimizer, mask=lambda batch: None)
+        their_optimizer.zero_grad()
+        loss = cross_entropy(theirs(batch.x), batch.y, reduction="none")
+        torch.dot(torch.full((6,), 1 / 6, dtype=dtype), loss).backward()  # type: ignore[no-untyped-call]
+        their_optimizer.step()
+    assert same(weights(ours), weights(theirs))
+    assert not same(weights(ours), weights(network(dtype)))
+    assert charges == [12, 12, 12], "a backward pass of 6 rows; forward passes are the learner's to count"
+
+
+def test_equal_shares_are_the_mean_cross_entropy() -> None:
+    net, batch = network(), rows()
+    view, _ = view_of(net)
+    loss, out = task_loss(view, Seams({}), view.params, batch, lambda batch: None)
+    torch.testing.assert_close(loss, cross_entropy(net(batch.x), batch.y), rtol=1e-14, atol=0)
+    assert out.logits.shape == (6, 4)
+
+
+def test_the_loss_by_hand() -> None:
+    """Logits ln 1, ln 2, ln 5 and weights 1/4, 3/4: loss = ln(8/2)/4 + 3 ln(8/5)/4."""
+    view = View()
+    view.forward = lambda params, x: Output(
+        torch.log(torch.tensor([[1.0, 2.0, 5.0]], dtype=torch.float64)).expand(2, 3)
+    )
+    batch = Batch(torch.zeros(2, 1), torch.tensor([1, 2]), torch.tensor([0.25, 0.75], dtype=torch.float64), arrived=2)
+    loss, _ = task_loss(view, Seams({}), {}, batch, lambda batch: None)
+    expected = torch.tensor([4.0, 1.6], dtype=torch.float64).log() @ batch.weight
+    torch.testing.assert_close(loss, expected, rtol=1e-14, atol=0)
+    # class 2 does not compete in row 0: ln(3/2)/4
+    masked, _ = task_loss(view, Seams({}), {}, batch, lambda batch: torch.tensor([[True, True, False], [True] * 3]))
+    expected = torch.tensor([1.5, 1.6], dtype=torch.float64).log() @ batch.weight
+    torch.testing.assert_close(masked, expected, rtol=1e-14, atol=0)
+
+
+def test_the_gradient_of_the_logits_is_weight_times_probability_minus_truth() -> None:
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    view = View()
+    view.forward = lambda params, x: Output(logits)
+    weight = torch.tensor([0.5, 0.2, 0.0], dtype=torch.float64)
+    batch = Batch(torch.zeros(3, 1), torch.tensor([0, 3, 1]), weight, arrived=3)
+    allowed = torch.tensor(
+        [[True, False, True, False], [True, True, True, False], [True] * 4]
+    )  # 3 is not told for row 1
+    task_loss(view, Seams({}), {}, batch, lambda batch: allowed)[0].backward()  # type: ignore[no-untyped-call]
+    compete = torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]], dtype=torch.float64)  # a row's own class does
+    shares = logits.detach().exp() * compete
+    expected = weight[:, None] * (shares / shares.sum(1, keepdim=True) - torch.eye(4, dtype=torch.float64)[batch.y])
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-12, atol=1e-15)
+    assert logits.grad[0, 1] == logits.grad[0, 3] == 0, "a class that does not compete is not moved at all"
+
+
+def test_rows_without_weight_are_as_good_as_absent() -> None:
+    net, other, batch = network(), network(), rows()
+    weight = torch.tensor([1 / 4, 0, 1 / 4, 1 / 4, 0, 1 / 4], dtype=torch.float64)
+    kept = weight.nonzero()[:, 0]
+    take_step(net, Batch(batch.x, batch.y, weight, arrived=6))
+    take_step(other, Batch(batch.x[kept], batch.y[kept], weight[kept], arrived=4))
+    for name, p in weights(net).items():
+        torch.testing.assert_close(p, weights(other)[name], rtol=1e-13, atol=1e-15)
+
+
+def test_gradients_left_over_from_elsewhere_do_not_leak_in() -> None:
+    net, clean = network(), network()
+    for p in net.parameters():
+        p.grad = torch.full_like(p, 7.0)
+    take_step(net, rows())
+    take_step(clean, rows())
+    assert same(weights(net), weights(clean))
+
+
+# ---------------------------------------------------------------- the seams
+
+
+class Scribe(Strategy):
+    """Writes down every call that it gets, and changes a little at each seam."""
+
+    def __init__(self, name: str, diary: list[tuple[str, str, dict[str, Any]]]) -> None:
+        self.name, self.diary = name, diary
+
+    def _note(self, seam: str, **facts: Any) -> None:
+        self.diary.append((self.name, seam, facts))
+
+    def mix(self, view: View, batch: Batch) -> Batch:
+        self._note("mix", rows=len(batch), batch=batch)
+        x, y, weight = batch.x[:1], batch.y[:1], batch.weight[:1]
+        return Batch(
+            torch.cat([batch.x, x]),
+            torch.cat([batch.y, y]),
+            torch.cat([batch.weight, weight]),
+            batch.arrived,
+            batch.extra,
+        )
+
+    def mask(self, view: View, batch: Batch, mask: Tensor) -> Tensor:
+        self._note("mask", mask=mask.clone(), x=batch.x)
+        return mask & (torch.arange(mask.shape[1]) != int(self.name))
+
+    def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
+        self._note("rows", rows=rows.detach().clone(), logits=out.logits)
+        return 10 * rows
+
+    def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
+        self._note("penalty", live=params is view.params, x=batch.x, logits=out.logits)
+        return 0.0
+
+    def project(self, view: View, grads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        self._note("project", grads={name: g.clone() for name, g in grads.items()}, x=batch.x)
+        return {name: 2 * g for name, g in grads.items()}
+
+    def after_step(self, view: View, batch: Batch, out: Output) -> None:
+        self._note(
+            "after_step", x=batch.x, logits=out.logits, params={n: p.detach().clone() for n, p in view.params.items()}
+        )
+
+
+def test_two_strategies_act_at_each_seam_in_turn_and_get_what_the_other_made() -> None:
+    net, batch = network(), rows()
+    before, diary = weights(net), list[tuple[str, str, dict[str, Any]]]()
+    clipped: list[Tensor] = []
+
+    def clip(parameters: list[Tensor]) -> None:
+        clipped.extend(p.grad.clone() for p in parameters if p.grad is not None)
+
+    seen = torch.tensor([True, True, True, False])
+    take_step(
+        net,
+        batch,
+        Scribe("0", diary),
+        Scribe("1", diary),
+        mask=lambda batch: seen.expand(len(batch), 4),
+        augment=lambda batch: batch.x + 1,
+        clip=clip,
+    )
+    steps = ("mix", "mask", "rows", "penalty", "project", "after_step")
+    assert [(who, seam) for who, seam, _ in diary] == [(who, seam) for seam in steps for who in "01"]
+    facts = {(who, seam): fact for who, seam, fact in diary}
+
+    assert facts["0", "mix"]["batch"] is batch
+    assert facts["1", "mix"]["rows"] == 7
+    original = torch.cat([batch.x, batch.x[:1], batch.x[:1]])  # (8, 3)
+    assert torch.equal(facts["0", "mask"]["mask"], seen.expand(8, 4))
+    assert facts["1", "mask"]["mask"].tolist() == [[False, True, True, False]] * 8
+    for who in "01":
+        for seam in ("mask", "penalty", "project"):
+            assert torch.equal(facts[who, seam]["x"], original + 1), "the network sees augmented rows"
+        assert torch.equal(facts[who, "after_step"]["x"], original), "a memory sees the rows as they arrived"
+        assert facts[who, "penalty"]["live"]
+        logits = functional_call(net, before, (original + 1,))
+        for seam in ("rows", "penalty", "after_step"):
+            assert torch.equal(facts[who, seam]["logits"], logits), "the output is of before the update"
+    torch.testing.assert_close(facts["1", "rows"]["rows"], 10 * facts["0", "rows"]["rows"], rtol=0, atol=0)
+
+    allowed = (
+        torch.tensor([False, False, True, False])
+        .expand(8, 4)
+        .scatter(1, torch.cat([batch.y, batch.y[:1], batch.y[:1]])[:, None], True)
+    )
+    parameters = {name: p.clone().requires_grad_() for name, p in before.items()}
+    logits = functional_call(net, parameters, (original + 1,)).masked_fill(~allowed, MASKED)
+    loss = cross_entropy(logits, torch.cat([batch.y, batch.y[:1], batch.y[:1]]), reduction="none")
+    (100 * loss.sum() / 6).backward()  # type: ignore[no-untyped-call]
+    for index, (name, p) in enumerate(parameters.items()):
+        assert p.grad is not None
+        torch.testing.assert_close(facts["0", "project"]["grads"][name], p.grad, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(facts["1", "project"]["grads"][name], 2 * p.grad, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(clipped[index], 4 * p.grad, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(facts["0", "after_step"]["params"][name], before[name] - 0.5 * 4 * p.grad)
+
+
+class Pull(Strategy):
+    """A penalty whose gradient is known: ``strength`` on every parameter."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
+        return torch.stack([self.strength * p.sum() for p in params.values()]).sum()
+
+
+def test_penalties_add_up() -> None:
+    plain, pulled, before = network(), network(), weights(network())
+    take_step(plain, rows())
+    take_step(pulled, rows(), Pull(0.3), Pull(2.0))
+    for name, p in weights(pulled).items():
+        torch.testing.assert_close(p, weights(plain)[name] - 0.5 * 2.3, rtol=1e-12, atol=1e-13)
+        assert not torch.equal(p, before[name])
+
+
+class Halt(Strategy):
+    def project(self, view: View, grads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(g) for name, g in grads.items()}
+
+
+def test_the_optimizer_follows_the_projected_gradient_and_nothing_else() -> None:
+    net = network()
+    take_step(net, rows(), Pull(5.0), Halt())
+    assert same(weights(net), weights(network()))
+
+
+class Idle(Strategy):
+    """Overrides no seam of the step."""
+
+
+def test_a_seam_that_nobody_uses_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(not getattr(Seams({"idle": Idle(), "plain": Strategy()}), seam) for seam in SEAMS)
+    calls: list[str] = []
+    for seam in SEAMS:
+        monkeypatch.setattr(Strategy, seam, lambda *arguments, seam=seam: calls.append(seam))
+    take_step(network(), rows(), Idle(), Strategy())
+    assert calls == []
+
+
+def test_a_strategy_acts_at_the_seams_it_overrides_also_those_it_inherits() -> None:
+    class Child(Halt):
+        pass
+
+    pull, child, idle = Pull(1.0), Child(), Idle()
+    seams = Seams({"a": pull, "b": idle, "c": child})
+    assert seams.penalty == (pull,)
+    assert seams.project == (child,)
+    assert all(not getattr(seams, seam) for seam in SEAMS if seam not in ("penalty", "project"))
+
+
+def test_with_a_mask_seam_every_class_competes_until_somebody_says_otherwise() -> None:
+    diary: list[tuple[str, str, dict[str, Any]]] = []
+
+    class OnlyMask(Strategy):
+        def mask(self, view: View, batch: Batch, mask: Tensor) -> Tensor:
+            diary.append(("", "mask", {"mask": mask}))
+            return mask
+
+    net, plain = network(), network()
+    take_step(net, rows(), OnlyMask())
+    take_step(plain, rows())
+    assert diary[0][2]["mask"].all()
+    assert diary[0][2]["mask"].dtype == torch.bool
+    assert same(weights(net), weights(plain))
