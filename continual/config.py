@@ -100,9 +100,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None, allow: Sequen
     return config
 
 
-def expand(
-    overrides: Sequence[str], config_dir: str | Path | None = None, allow: Sequence[str] = ()
-) -> list[Config]:
+def expand(overrides: Sequence[str], config_dir: str | Path | None = None, allow: Sequence[str] = ()) -> list[Config]:
     """The configs of a sweep: every combination of the values named, the last override varying fastest.
 
     ``strategy=er,derpp 'seed=range(5)'`` gives 10. All are checked before any is run.
@@ -121,7 +119,7 @@ def expand(
 
 def _with_seed(config: Config, job: Sequence[str], folder: Path | None) -> Config:
     """``config`` with the last seed that ``job`` names: a composition costs much more than a seed."""
-    seeds = [override.value() for override in parse(job, folder) if override.input_line.startswith("seed=")]
+    seeds = [override.value() for override in parse([text for text in job if text.startswith("seed=")], folder)]
     if not seeds or seeds[-1] == config.resolved["seed"]:
         return config
     cfg = OmegaConf.create({**config.unresolved, "seed": seeds[-1]})
@@ -202,7 +200,7 @@ def _compose(parsed: Sequence[Override], folder: Path | None) -> tuple[DictConfi
         except (HydraException, OmegaConfBaseException) as error:
             raise _explained(error, parsed, search, folder) from None
     chosen = {group: choice for group, choice in cfg.hydra.runtime.choices.items() if not group.startswith("hydra")}
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     return own, {group: str(choice) for group, choice in chosen.items() if choice is not None}
 
 

@@ -20,9 +20,9 @@ from continual.metrics import accuracy_matrix, summary
 from continual.track import RunFacts, Tracker
 from continual.types import Experience, Learner, Record, Spec, Stream
 
-SNAPSHOT = "learner.safetensors"
-Progress = Callable[[int, int], None]
-"""Called with (experiences learned, experiences in all)."""
+SNAPSHOT = "learner.snapshot"
+Progress = Callable[[float, int], None]
+"""Called after each update with (experiences learned, a part of one included; experiences in all)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     facts = _manifest(config, stream, threads)
     with Ledger.create(directory, facts, restart=(directory / ledger.MANIFEST).exists()) as book:
         tracker = track(_run_facts(config, facts, stream))
-        _follow(loop(_Watched(stream, progress), learner, probe), book, tracker)
+        watched = _Watched(learner, len(stream.origins), progress) if progress else learner
+        _follow(loop(stream, watched, probe), book, tracker)
         snapshot.save(directory / SNAPSHOT, learner.state_dict())
     return Run.read(directory, ran=True)
 
@@ -92,7 +93,7 @@ def load(path: str | Path, *, allow: Sequence[str] = ()) -> Learner:
         allow: packages outside the fence that its config may name.
     """
     data = ledger.read(Path(path))
-    if not (data.path / SNAPSHOT).exists():
+    if data.status != "finished" or not (data.path / SNAPSHOT).exists():
         raise UserError(f"{data.path} holds no learner: the run is {data.status}; run it to its end first")
     learner: Learner = configs.build_learner(configs.from_manifest(data.manifest, allow), _spec(data.manifest["spec"]))
     learner.load_state_dict(snapshot.load(data.path / SNAPSHOT))
@@ -119,7 +120,7 @@ def _follow(records: Iterator[Record], book: Ledger, tracker: Tracker) -> None:
                 book.flush()
             tracker.log(facts)
         status = "finished"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
         raise
     finally:
@@ -127,18 +128,20 @@ def _follow(records: Iterator[Record], book: Ledger, tracker: Tracker) -> None:
 
 
 class _Watched:
-    """A stream that tells how far it has been read."""
+    """A learner that tells how far it is in its stream of ``total`` experiences."""
 
-    def __init__(self, stream: Stream, progress: Progress | None) -> None:
-        self.stream, self.progress = stream, progress or (lambda done, total: None)
-        self.spec, self.probes, self.origins = stream.spec, stream.probes, stream.origins
+    def __init__(self, learner: Learner, total: int, progress: Progress) -> None:
+        self.learner, self.total, self.progress = learner, total, progress
+        self.predict, self.cost = learner.predict, learner.cost
+        self.state_dict, self.load_state_dict = learner.state_dict, learner.load_state_dict
 
-    def __iter__(self) -> Iterator[Experience]:
-        total = len(self.origins)
-        for experience in self.stream:
-            self.progress(experience.index, total)
-            yield experience
-        self.progress(total, total)
+    def learn(self, experience: Experience) -> Iterator[int]:
+        consumed, size = 0, max(len(experience.rows), 1)
+        for rows in self.learner.learn(experience):
+            consumed += rows
+            self.progress(experience.index + consumed / size, self.total)
+            yield rows
+        self.progress(experience.index + 1, self.total)
 
 
 def _manifest(config: Config, stream: Any, threads: int) -> dict[str, Any]:

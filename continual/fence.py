@@ -96,8 +96,9 @@ def _check_target(path: str, target: Any, allow: Sequence[str]) -> None:
 
 def _outside(name: str) -> str:
     package = name.split(".")[0]
+    others = ", ".join(known.rstrip(".") for known in ALLOWED if not known.startswith("continual."))
     return (
-        f"is outside the fence of what a config may call ({', '.join(ALLOWED)}); "
+        f"is outside the fence of what a config may call (continual's own parts, {others}); "
         f"if you trust it, add --allow {package} on the command line"
     )
 
@@ -114,7 +115,9 @@ def _check_interpolations(path: str, value: str) -> None:
                 f"{path} has the interpolation ${{{inner}}}; only plain references like ${{seed}} are allowed"
             )
     if "${" in _INTERPOLATION.sub("", value):
-        raise UserError(f"{path}={value!r} has a nested interpolation; only plain references like ${{seed}} are allowed")
+        raise UserError(
+            f"{path}={value!r} has a nested interpolation; only plain references like ${{seed}} are allowed"
+        )
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:

@@ -138,7 +138,6 @@ class SGDLearner:
     def state_dict(self) -> dict[str, Any]:
         return {
             **self._tensors(),
-            "head": self.head.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "augment": self.augment.state_dict() if self.augment else None,
             "generator": self.noise,
@@ -169,6 +168,7 @@ class SGDLearner:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "strategies": {name: s.state_dict() for name, s in self.strategies.items()},
+            "head": self.head.state_dict(),
         }
 
     def _own_noise(self) -> Tensor | None:

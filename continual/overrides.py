@@ -14,6 +14,9 @@ from continual import fence
 from continual.choices import choices, groups
 from continual.errors import UserError, nearest
 
+COMPOSED = ("strategy", "operator", "experiment")
+"""Groups of which several may be chosen at once."""
+
 CLOSE = 0.6
 """Similarity in [0, 1] from which on a key is suggested for a misspelt one."""
 
@@ -50,7 +53,7 @@ def _checked(override: Override, known: Sequence[str], folder: Path | None) -> O
         raise UserError(f"{line}: hydra's own settings are not used here; -m runs sweeps in one process")
     if override.is_delete():
         if "." not in group:
-            raise UserError(f"{line}: '{group}' cannot be taken away; give it another value, e.g. {group}=none")
+            raise UserError(f"{line}: '{group}' cannot be taken away; give it another value")
         return override
     if group.replace(".", "/") in known and "." in group and not isinstance(override.value(), dict):
         group = group.replace(".", "/")
@@ -70,9 +73,12 @@ def _check_names(group: str, override: Override, folder: Path | None) -> None:
     """Each name chosen must be there, and be chosen once."""
     offered = [choice.name for choice in choices(group, folder)]
     for value in _swept(override, folder) if override.is_sweep_override() else [override.value()]:
-        names = value if isinstance(value, list) else str(value).strip("[]").split(",")
-        for name in map(str, names):
-            if name and name not in (*offered, "None", "null"):
+        several = isinstance(value, list) or str(value).startswith("[")
+        names = list(map(str, value if isinstance(value, list) else str(value).strip("[]").split(",")))
+        if several and group not in COMPOSED:
+            raise UserError(f"{override.input_line}: one {group} at a time; -m {group}={','.join(names)} runs each")
+        for name in names if names != [""] or not several else []:
+            if name not in offered:
                 raise UserError(f"{group}={name} does not exist{nearest(name, offered)}")
             if names.count(name) > 1:
                 raise UserError(f"{override.input_line} names '{name}' {names.count(name)} times; once is enough")
@@ -80,7 +86,7 @@ def _check_names(group: str, override: Override, folder: Path | None) -> None:
 
 def _swept(override: Override, folder: Path | None) -> list[str]:
     """The values of a sweep as they are written."""
-    pattern = override.value()
+    pattern: Any = override.value()
     if isinstance(pattern, Glob):
         found = pattern.filter([choice.name for choice in choices(str(override.key_or_group), folder)])
     else:
@@ -117,16 +123,17 @@ def _hint(override: Override, config: Mapping[str, Any], known: Sequence[str], f
         return f" in the config; {parent} takes it all the same: +{override.input_line}"
     closest = _closest(key, [*_keys(config), *known])
     if closest:
-        return f"; did you mean '{closest}'?"
+        as_group = closest.replace(".", "/")
+        return f"; did you mean '{as_group if as_group in known else closest}'?"
     return nearest("", [name for name in node or config if not name.startswith("_")])
 
 
 def _closest(key: str, keys: Sequence[str]) -> str | None:
-    """The key whose last part is most like that of ``key``; among equals, the one most alike as a whole."""
+    """The key most like ``key``, in its last part and as a whole, if the last parts are close."""
     last = key.split(".")[-1]
-    scores = [(_alike(last, other.split(".")[-1]), _alike(key, other), other) for other in keys]
-    score, _, best = max(scores)
-    return best if score >= CLOSE else None
+    scores = {other: _alike(last, other.split(".")[-1]) for other in keys}
+    close = [other for other in keys if scores[other] >= CLOSE]
+    return max(close, key=lambda other: scores[other] + _alike(key, other), default=None)
 
 
 def _alike(a: str, b: str) -> float:

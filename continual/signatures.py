@@ -1,20 +1,29 @@
-"""Check a config's keys and plain types against the constructors they go to, before anything is built."""
+"""Check a config's keys and types against the constructors they go to, before anything is built."""
 
 import inspect
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from continual import fence
 from continual.errors import UserError, nearest
 
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
-PLAIN = (bool, int, float, str)
+PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {  # the types of values that fit, and how they are called
+    bool: ((bool,), "true or false"),
+    int: ((int,), "an integer"),
+    float: ((float, int), "a number"),
+    str: ((str,), "text"),
+    types.NoneType: ((types.NoneType,), "null"),
+}
 
 
 def check_calls(node: Any, allow: tuple[str, ...], path: str = "") -> None:
-    """Check every ``_target_`` below ``node``: each key is a parameter, each plain value has its type.
+    """Check every ``_target_`` below ``node``: each key is a parameter, each value has its type.
 
     Raises:
         UserError: names the key, the value and the nearest parameter or the type.
@@ -47,7 +56,7 @@ def _check_call(node: Mapping[str, Any], allow: tuple[str, ...], path: str) -> N
         if value == "???":
             raise UserError(f"{path}.{key} has no default; set it, e.g. {path}.{key}=...")
         if key in hints and not _fits(value, hints[key]):
-            raise UserError(f"{path}.{key}={value!r} must be {_told(hints[key])}, got {type(value).__name__}")
+            raise UserError(f"{path}.{key}={_written(value)} must be {_told(hints[key])}")
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -58,19 +67,38 @@ def _hints(target: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits a plain type; anything that is not plain is left to the constructor."""
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if not all(member in (*PLAIN, types.NoneType) for member in members):
-        return True
-    if value is None:
-        return types.NoneType in members
-    if isinstance(value, bool):
-        return bool in members
-    if isinstance(value, int):
-        return int in members or float in members
-    return type(value) in members
+    """Whether a value of a YAML may be what a hint asks for; what cannot be judged fits."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is typing.Literal:
+        return value in parts
+    if hint in PLAIN:
+        is_number = not (isinstance(value, float) and math.isnan(value))
+        return is_number and type(value) in PLAIN[hint][0]
+    container = isinstance(origin or hint, type) and issubclass(origin or hint, Collection)
+    if isinstance(value, list) and container:
+        return not parts or all(_fits(item, parts[0]) for item in value)
+    needs_object = container or origin is Callable or hint is Tensor
+    return isinstance(value, Mapping) or not needs_object
 
 
 def _told(hint: Any) -> str:
-    names = [getattr(member, "__name__", str(member)) for member in typing.get_args(hint) or (hint,)]
-    return " or ".join("null" if name == "NoneType" else name for name in names)
+    """``hint`` in words."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_told(part) for part in parts if part is not Tensor)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, parts))
+    if hint in PLAIN:
+        return PLAIN[hint][1]
+    if origin is Callable:
+        return "an object of its own (with a _target_)"
+    if isinstance(origin or hint, type) and issubclass(origin or hint, Collection):
+        return "a list, each item " + _told(parts[0]) if parts and parts[0] in PLAIN else "a list"
+    return str(getattr(hint, "__name__", hint))
+
+
+def _written(value: Any) -> str:
+    """``value`` as it is written in an override."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

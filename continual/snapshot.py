@@ -82,21 +82,6 @@ def load(path: Path) -> Any:
     return _loads(data, f"snapshot {path}")
 
 
-def nbytes(state: Any) -> int:
-    """Bytes of all tensors in a nested state, numel times element size; a tensor met twice counts once."""
-    tensors: dict[int, int] = {}
-    pending = [state]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, Tensor):
-            tensors[id(node)] = node.numel() * node.element_size()
-        elif isinstance(node, dict):
-            pending.extend(node.values())
-        elif isinstance(node, list | tuple):
-            pending.extend(node)
-    return sum(tensors.values())
-
-
 class _Encoder:
     """Turns a state into JSON values, collecting its tensors by name."""
 

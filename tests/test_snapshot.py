@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from continual import files
 from continual.errors import UserError
-from continual.snapshot import DTYPES, dumps, load, loads, nbytes, save
+from continual.snapshot import DTYPES, dumps, load, loads, save
+from continual.state import nbytes
 
 
 def raw(tensor: torch.Tensor) -> bytes:

@@ -82,28 +82,50 @@ def follow(tracker: track.Tracker) -> None:
     tracker.finish({"forgetting": 0.3}, MATRIX, "finished")
 
 
+class Listener:
+    """A server on this machine that refuses every request and counts its visitors."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self.address = server.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+        self.server, self.visits = server, 0
+        self.seen = threading.Event()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                caller, _ = self.server.accept()
+            except OSError:
+                return
+            with caller:
+                request = caller.recv(65536)
+                if request == b"count":
+                    self.seen.set()
+                    continue
+                self.visits += 1
+                if request:
+                    caller.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+
+    def count(self) -> int:
+        """How many came so far: who came before this call is served before it."""
+        self.seen.clear()
+        with socket.create_connection(self.address) as caller:
+            caller.sendall(b"count")
+            assert self.seen.wait(10)
+        return self.visits
+
+
 @contextmanager
-def listener() -> Iterator[tuple[str, list[int]]]:
-    """A server that refuses every request, and the list that grows with each connection."""
-    visits: list[int] = []
+def listener() -> Iterator[Listener]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    caller, _ = server.accept()
-                except OSError:
-                    return
-                visits.append(1)
-                with caller:
-                    if caller.recv(65536):
-                        caller.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-
-        thread = threading.Thread(target=serve)
+        running = Listener(server)
+        thread = threading.Thread(target=running.serve, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", visits
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield running
+        finally:
+            server.shutdown(socket.SHUT_RDWR)  # wakes accept
+            thread.join()
 
 
 # ---- a reader of .wandb files: a LevelDB log of protobuf records
@@ -268,10 +290,10 @@ def test_a_run_that_did_not_finish_has_failed(tmp_path: Path) -> None:
 
 def test_a_running_run_can_be_read(tmp_path: Path) -> None:
     tracker = Wandb(directory=str(tmp_path / "elsewhere"))(facts(tmp_path))
-    steps, deadline = itertools.count(), time.monotonic() + 10  # wandb alone writes after 15 s
+    steps, deadline = itertools.count(), time.monotonic() + 10  # wandb alone writes after 15 s or 32 KiB
     while not (found := history(tmp_path / "elsewhere")) and time.monotonic() < deadline:
         tracker.log(accuracy(next(steps), 0, "step", 0.5))
-        time.sleep(0.05)
+        time.sleep(0.5)
     tracker.finish({}, None, "finished")
     assert found[0] == {"rows_seen": 0, "accuracy/0": 0.5}
 
@@ -354,12 +376,12 @@ def test_a_killed_service_ends_no_run(
 
 @pytest.mark.parametrize("wish", ["offline", "dryrun", "disabled"])
 def test_the_environment_has_the_last_word_on_auto(wish: str, fresh: pytest.MonkeyPatch) -> None:
-    with listener() as (url, visits):
+    with listener() as server:
         fresh.setenv("WANDB_MODE", wish)
         fresh.setenv("WANDB_API_KEY", KEY)
-        fresh.setenv("WANDB_BASE_URL", url)
+        fresh.setenv("WANDB_BASE_URL", server.url)
         assert choose_mode("auto") == ("disabled" if wish == "disabled" else "offline")
-        assert not visits
+        assert server.count() == 0
 
 
 def test_disabled_keeps_nothing(tmp_path: Path, fresh: pytest.MonkeyPatch) -> None:
@@ -370,22 +392,22 @@ def test_disabled_keeps_nothing(tmp_path: Path, fresh: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("key", ["", "too short"])
 def test_no_login_is_offline_and_connects_nowhere(key: str, fresh: pytest.MonkeyPatch) -> None:
-    with listener() as (url, visits):
+    with listener() as server:
         fresh.setenv("WANDB_API_KEY", key)
-        fresh.setenv("WANDB_BASE_URL", url)
+        fresh.setenv("WANDB_BASE_URL", server.url)
         assert choose_mode("auto") == "offline"
         assert os.environ["WANDB_MODE"] == "offline"
-        assert not visits
+        assert server.count() == 0
 
 
 def test_a_login_is_online_only_if_the_server_answers(
     fresh: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fresh.setenv("WANDB_API_KEY", KEY)
-    with listener() as (url, visits):
-        fresh.setenv("WANDB_BASE_URL", url)
+    with listener() as server:
+        fresh.setenv("WANDB_BASE_URL", server.url)
         assert choose_mode("auto") == "online"
-        assert len(visits) == 1
+        assert server.count() == 1
     assert choose_mode("auto") == "offline"  # the server has gone
     assert choose_mode("online") == "online"  # an explicit wish
     assert choose_mode("offline") == "offline"
@@ -398,15 +420,15 @@ def test_online_without_a_login_is_told(fresh: pytest.MonkeyPatch, caplog: pytes
 
 
 def test_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listener() as (url, visits):
-        assert reachable(url, 5)
-        monkeypatch.setenv("http_proxy", url)
+    with listener() as server:
+        assert reachable(server.url, 5)
+        monkeypatch.setenv("http_proxy", server.url)
         assert reachable("http://tracker.invalid", 5)
-        assert len(visits) == 2
+        assert server.count() == 2
         monkeypatch.setenv("no_proxy", "tracker.invalid")
         assert not reachable("http://tracker.invalid", 0.2)
     monkeypatch.delenv("http_proxy")
-    assert not reachable(url, 5)
+    assert not reachable(server.url, 5)
 
 
 # ---- connections, output, secrets
@@ -426,9 +448,9 @@ def test_offline_connects_nowhere_and_a_dead_server_ends_no_run(
         calls.append((host, "resolve"))
         raise OSError(host)
 
-    with listener() as (url, visits):  # is every server and every proxy; wandb's own process connects too
+    with listener() as server:  # is every server and every proxy; wandb's own process connects too
         for name in ("WANDB_BASE_URL", "http_proxy", "https_proxy"):
-            fresh.setenv(name, url)
+            fresh.setenv(name, server.url)
         fresh.setenv("WANDB_API_KEY", KEY)
         fresh.setattr(sys, "argv", [*sys.argv, "track.token=hunter2"])
         with fresh.context() as patch:
@@ -438,12 +460,12 @@ def test_offline_connects_nowhere_and_a_dead_server_ends_no_run(
             track.close()
         assert calls  # wandb's own process, through a file
         assert all(isinstance(address, str) for address in calls)
-        assert not visits
+        assert server.count() == 0
         assert not warnings(caplog)
 
         follow(Wandb(mode="online", init_timeout=1)(facts(tmp_path / "online")))
         track.close()
-        assert visits  # the same listener does notice wandb
+        assert server.count() > 0  # the same listener does notice wandb
         assert "wandb failed to start" in warnings(caplog)[0]
         assert len(warnings(caplog)) == 1
 

@@ -15,13 +15,14 @@ cause::
 Every ``make_...`` gives a fresh object, each time of the same seed.
 """
 
-from continual.contract.check import Finding, Subject, check_config
+from continual.contract.check import Finding, check_config
 from continual.contract.learners import LEARNER_LAWS
 from continual.contract.memories import MEMORY_LAWS, includes_uniformly, shares_equally
 from continual.contract.native import NATIVE_LAWS
 from continual.contract.strategies import STRATEGY_LAWS, neutral_element, strength_acts
 from continual.contract.streams import STREAM_LAWS
-from continual.contract.subjects import Brief
+from continual.contract.subject import Subject
+from continual.contract.tools import Brief
 
 __all__ = [
     "LEARNER_LAWS",

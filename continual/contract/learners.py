@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from continual import seeding
 from continual.contract.reach import reach
-from continual.contract.subjects import (
+from continual.contract.tools import (
     Globals,
     LearnerLaw,
     MakeLearner,
@@ -44,7 +44,7 @@ def predict_before_learn(make_learner: MakeLearner, make_stream: MakeStream) -> 
 
 
 def predict_is_pure(make_learner: MakeLearner, make_stream: MakeStream) -> None:
-    """Predict changes nothing, repeats itself, and answers each row on its own."""
+    """``predict`` changes nothing, repeats itself, and answers each row on its own."""
     learner, stream = make_learner(), make_stream()
     learn(learner, next(iter(stream)))
     x, task = questions(stream)[-1]
@@ -63,7 +63,7 @@ def predict_is_pure(make_learner: MakeLearner, make_stream: MakeStream) -> None:
 
 
 def learn_leaves_the_experience_alone(make_learner: MakeLearner, make_stream: MakeStream) -> None:
-    """Learn writes to no batch that it was given, and keeps no view of one."""
+    """``learn`` writes to no batch that it was given, and keeps no view of one."""
     learner, twin, stream = make_learner(), make_learner(), make_stream()
     for experience in stream:
         lent = Lent(experience.rows)
@@ -77,7 +77,7 @@ def learn_leaves_the_experience_alone(make_learner: MakeLearner, make_stream: Ma
 
 
 def learn_counts_its_rows(make_learner: MakeLearner, make_stream: MakeStream) -> None:
-    """Learn yields whole numbers of rows, at least 0, that sum to the rows of the experience."""
+    """``learn`` yields whole numbers of rows, at least 0, that sum to the rows of the experience."""
     learner = make_learner()
     for experience in make_stream():
         counts, rows = learn(learner, experience), len(experience.rows)
@@ -88,21 +88,24 @@ def learn_counts_its_rows(make_learner: MakeLearner, make_stream: MakeStream) ->
 
 
 def it_learns(make_learner: MakeLearner, make_stream: MakeStream) -> None:
-    """Within 10 passes over one experience, it answers halfway better than any answer that ignores the input."""
+    """Having learned one experience, five times at most, it answers its rows better than by ignoring the input.
+
+    Halfway, at least, between the share of the most frequent class and 1.
+    """
     learner, stream = make_learner(), make_stream()
     experience = next(e for e in stream if len(e.rows))
     batch = whole(experience.rows)
     majority = float(batch.y.bincount().max()) / len(batch)
     accuracy, bound = 0.0, (1 + majority) / 2
-    for _ in range(10):
+    for _ in range(5):
         learn(learner, experience)
         right = learner.predict(batch.x, experience.task).argmax(1).cpu() == batch.y
         accuracy = max(accuracy, float(right.double().mean()))
         if accuracy >= bound:
             return
     raise AssertionError(
-        f"accuracy {accuracy:.2f} on its own {len(batch)} rows after 10 passes, the majority class gives {majority:.2f} "
-        f"and {bound:.2f} is asked for; are the targets right, do gradients reach the weights, is the step too large?"
+        f"accuracy {accuracy:.2f} on its own {len(batch)} rows; the majority class gives {majority:.2f}, {bound:.2f} "
+        "is asked for; are the targets right, do gradients reach the weights, are there steps enough and not too large?"
     )
 
 
@@ -142,7 +145,7 @@ def generators_differ(make_learner: MakeLearner, make_stream: MakeStream) -> Non
 
 
 def modes_are_restored(make_learner: MakeLearner, make_stream: MakeStream) -> None:
-    """Learn and predict leave every network in the mode it was in; teachers and predictions are in eval mode."""
+    """``learn`` and ``predict`` restore the mode of every network; teachers and predictions are in eval mode."""
     learner, stream = make_learner(), make_stream()
     for experience in stream:
         with modes_kept(learner, "learn"), in_eval_mode("learn"):
@@ -259,9 +262,8 @@ def in_eval_mode(call: str) -> Iterator[None]:
         weights = list(module.parameters(recurse=False))
         frozen = bool(weights) and not any(w.requires_grad for w in weights)
         trained = call == "learn" and torch.is_grad_enabled() and not frozen
-        assert trained, (
-            f"{call} ran a {type(module).__name__} in train mode without training it; is a teacher in eval mode?"
-        )
+        told = f"{call} ran a {type(module).__name__} in train mode without training it"
+        assert trained, f"{told}; put a teacher, or whoever only answers, in eval mode"
 
     handle = register_module_forward_pre_hook(check)
     try:

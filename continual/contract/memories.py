@@ -22,17 +22,8 @@ MemoryLaw = Callable[[MakeMemory, int, Arrivals], None]
 N_CLASSES = 5
 SPEC = Spec(in_shape=(2,), n_classes=N_CLASSES)
 ROW_BYTES = 2 * 4 + 8 + 8  # x, y, tag
-EXAMPLE: tuple[tuple[int, ...], ...] = (
-    (0,),
-    (0, 0, 1),
-    (1,) * 9,
-    (2, 0, 1, 2),
-    (3,) * 20,
-    (),
-    (4, 0, 1, 2, 3) * 3,
-    (4,),
-)
-"""Something to try a memory with."""
+EXAMPLE: Arrivals = ([0], [0, 0, 1], [1] * 9, [2, 0, 1, 2], [3] * 20, [], [4, 0, 1, 2, 3] * 3, [4])
+"""Something to try a memory with: classes that come one by one, all at once, and rarely."""
 
 
 def stays_within_its_budget(make: MakeMemory, capacity: int, arrivals: Arrivals) -> None:
@@ -49,7 +40,7 @@ def stays_within_its_budget(make: MakeMemory, capacity: int, arrivals: Arrivals)
 
 
 def holds_what_was_added(make: MakeMemory, capacity: int, arrivals: Arrivals) -> None:
-    """Every row in it was added, whole and once; a draw names occupied slots only, each once, no more than asked for."""
+    """Every row in it was added, whole and once; a draw names occupied slots, each once, and no more than asked for."""
     memory, labels = _open(make, capacity=capacity), list[int]()
     for batch, new in zip(batches(arrivals), arrivals, strict=True):
         _add(memory, batch)
@@ -60,7 +51,7 @@ def holds_what_was_added(make: MakeMemory, capacity: int, arrivals: Arrivals) ->
             assert len(slots) <= n, f"a draw of {n} rows gave {len(slots)}"
             inside = all(0 <= slot < len(memory) for slot in slots.tolist())
             assert inside, f"a draw named slots {slots.tolist()} of a memory with {len(memory)} rows"
-            assert len(slots.unique()) == len(slots), "a draw without replacement named a slot twice"
+            assert len(set(slots.tolist())) == len(slots), "a draw without replacement named a slot twice"
 
 
 def keeps_copies(make: MakeMemory, capacity: int, arrivals: Arrivals) -> None:

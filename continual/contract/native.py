@@ -10,7 +10,7 @@ from torch import Tensor
 
 from continual import snapshot
 from continual.contract.reach import Reach, reach
-from continual.contract.subjects import LearnerLaw, MakeLearner, MakeStream, answers, fingerprint, run_through
+from continual.contract.tools import LearnerLaw, MakeLearner, MakeStream, answers, fingerprint, run_through
 from continual.types import Experience, Learner
 
 Stops = Callable[[list[tuple[int, int]]], Iterable[tuple[int, int]]]

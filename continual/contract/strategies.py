@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from continual import snapshot
-from continual.contract.subjects import MakeLearner, MakeStream, answers, learn
+from continual.contract.tools import MakeLearner, MakeStream, answers, learn
 from continual.types import Learner
 
 
@@ -30,9 +30,7 @@ def strength_acts(make_strong: MakeLearner, make_plain: MakeLearner, make_stream
         learn(strong, experience)
         learn(plain, experience)
     same = torch.equal(answers(strong, stream), answers(plain, stream))
-    assert not same, (
-        "a large strength changes nothing; is an anchor an alias of the live weights, is a term never added?"
-    )
+    assert not same, "a large strength changes nothing; is an anchor an alias of the live weights, a term not added?"
 
 
 def switched_off(node: Mapping[str, Any]) -> list[dict[str, float]]:

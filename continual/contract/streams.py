@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from continual.contract.subjects import Globals, MakeStream, stir, whole
+from continual.contract.tools import Globals, MakeStream, stir, whole
 from continual.types import Batch, Experience, Rows, Stream
 
 StreamLaw = Callable[[MakeStream], None]
@@ -40,10 +40,8 @@ def keeps_its_spec(make_stream: MakeStream) -> None:
     if spec.n_experiences is not None:
         assert len(sizes) == spec.n_experiences, f"spec says {spec.n_experiences} experiences, {len(sizes)} came"
     if spec.smallest is not None:
-        least = min(size for size in sizes if size) if spec.smallest else 0
-        assert spec.smallest <= least, (
-            f"spec says that the smallest experience has {spec.smallest} rows, one has {least}"
-        )
+        told = f"spec says that the smallest experience has {spec.smallest} rows, it has {min(sizes)}"
+        assert spec.smallest == min(sizes), told
 
 
 def declares_who_sees_task_labels(make_stream: MakeStream) -> None:
@@ -57,11 +55,9 @@ def declares_who_sees_task_labels(make_stream: MakeStream) -> None:
             assert experience.task is None, f"{told}, but its spec says that task labels are hidden"
         if experience.ask is not None:
             batch = whole(experience.ask)
-            hidden = bool((batch.y == -1).all())
+            hidden, wrong = bool((batch.y == -1).all()), _misfit(batch, stream)
             assert hidden, f"experience {experience.index} tells labels of rows that it only asks about; their y is -1"
-            assert _misfit(batch, stream) is None, (
-                f"asked rows of experience {experience.index}: {_misfit(batch, stream)}"
-            )
+            assert wrong is None, f"asked rows of experience {experience.index}: {wrong}"
 
 
 def origins_are_complete(make_stream: MakeStream) -> None:
@@ -88,13 +84,11 @@ def probes_are_unseen(make_stream: MakeStream) -> None:
         met = names.intersection(_ids(batch))
         assert not met, f"row {min(met)} of probe {task} is trained on; split training and test rows apart"
         again = sum(content in contents for content in _contents(batch))
-        assert not again, (
-            f"{again} of {len(batch)} rows of probe {task} equal a training row; does the data hold copies?"
-        )
+        assert not again, f"{again} rows of probe {task} equal a training row; does the data hold copies?"
 
 
 def ids_fetch_what_take_gives(make_stream: MakeStream) -> None:
-    """``rows.fetch(batch.extra['id'])`` gives ``batch.x``, also from other experiences; ``take`` takes as it is told."""
+    """``rows.fetch(batch.extra['id'])`` gives ``batch.x``, also from a later experience; ``take`` keeps the order."""
     stream = make_stream()
     experiences = [e for e in stream if len(e.rows)]
     last = experiences[-1].rows

@@ -1,10 +1,10 @@
-"""What laws are tried on: the beginning of a stream, a network with moods, and a learner in bytes."""
+"""What laws are made of: the beginning of a stream, a network with moods, a learner in bytes."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from math import prod
 
 import numpy as np
@@ -87,7 +87,7 @@ def moody(spec: Spec, hidden: Sequence[int] = (16,)) -> nn.Module:
     """A perceptron with batch normalisation and dropout: train and eval mode, and luck, all make a difference."""
     widths = [prod(spec.in_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.BatchNorm1d(fan_out), nn.ReLU(), nn.Dropout(0.2)]
     return Classifier(nn.Sequential(*layers), nn.Linear(widths[-1], spec.n_classes))
 

@@ -1,0 +1,100 @@
+"""A config as laws want it: fresh learners of it, and variants of it, on the beginning of its stream."""
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from continual import config as configs
+from continual.config import Config
+from continual.contract.learners import LEARNER_LAWS, generators_differ, it_learns
+from continual.contract.native import NATIVE_LAWS
+from continual.contract.tools import Brief, LearnerLaw, MakeLearner
+from continual.types import Learner, Stream
+
+SHORT = {"epochs": 2, "iterations": 6}  # updates enough for all laws but one
+PATIENT = {"epochs": 20, "iterations": 60}  # for it_learns
+MOODY = {"_target_": "continual.contract.tools.moody", "_partial_": True}
+
+
+class Subject:
+    """One config: the whole stream, its beginning, fresh learners; a learner's long training is cut short."""
+
+    def __init__(self, config: Config) -> None:
+        node = config.resolved["learner"]
+        short = {key: min(node[key], limit) for key, limit in SHORT.items() if node.get(key) is not None}
+        self.config = _with_learner(config, short)
+
+    def make_whole_stream(self) -> Stream:
+        """The stream as it is, built anew."""
+        stream: Stream = configs.build_stream(self.config)
+        return stream
+
+    def make_stream(self) -> Stream:
+        """The beginning of the stream, which is built only once."""
+        return self._brief(self._whole)
+
+    def make_fresh_stream(self) -> Stream:
+        """The beginning of the stream, built anew."""
+        return self._brief(self.make_whole_stream())
+
+    def make_learner(self) -> Learner:
+        """A fresh learner."""
+        learner: Learner = configs.build_learner(self.config, self.make_stream().spec)
+        return learner
+
+    @property
+    def laws(self) -> tuple[LearnerLaw, ...]:
+        """``LEARNER_LAWS``, and ``NATIVE_LAWS`` unless the learner comes through a bridge."""
+        target = str(self.config.resolved["learner"]["_target_"])
+        return LEARNER_LAWS if target.startswith("continual.bridges.") else LEARNER_LAWS + NATIVE_LAWS
+
+    def apply(self, law: LearnerLaw) -> None:
+        """Apply a law of learners."""
+        make_learner = self._patient().make_learner if law is it_learns else self.make_learner
+        law(make_learner, self.make_fresh_stream if law is generators_differ else self.make_stream)
+
+    @property
+    def strategies(self) -> Mapping[str, Mapping[str, Any]]:
+        """Config of each strategy of the learner, by name."""
+        return self.config.resolved["learner"].get("strategies") or {}
+
+    def without(self, name: str) -> MakeLearner:
+        """How to make the learner without the strategy ``name``."""
+        others = {other: node for other, node in self.strategies.items() if other != name}
+        return self.changed(strategies=others).make_learner
+
+    def switched(self, name: str, settings: Mapping[str, float]) -> MakeLearner:
+        """How to make the learner with other settings of the strategy ``name``."""
+        changed = {**self.strategies, name: {**self.strategies[name], **settings}}
+        return self.changed(strategies=changed).make_learner
+
+    def moody(self) -> "Subject | None":
+        """The same with dropout and batch normalisation; None if the learner takes no model."""
+        return self.changed(model=MOODY) if self.config.resolved["learner"].get("model") else None
+
+    def changed(self, **settings: Any) -> "Subject":
+        """The same with other settings of the learner; the stream is shared."""
+        other = copy(self)
+        other.config = _with_learner(self.config, settings)
+        return other
+
+    def _patient(self) -> "Subject":
+        """The same with updates enough to learn something."""
+        node = self.config.resolved["learner"]
+        return self.changed(**{key: n for key, n in PATIENT.items() if node.get(key) is not None})
+
+    @cached_property
+    def _whole(self) -> Stream:
+        return self.make_whole_stream()
+
+    def _brief(self, stream: Stream) -> Stream:
+        """Rows enough for two updates and a shorter one per experience."""
+        batch_size = self.config.resolved["learner"].get("batch_size", 10)
+        return Brief(stream, rows=min(max(24, 2 * batch_size + 4), 512))
+
+
+def _with_learner(config: Config, settings: Mapping[str, Any]) -> Config:
+    learner = {**config.resolved["learner"], **settings}
+    return replace(config, resolved={**config.resolved, "learner": learner})
