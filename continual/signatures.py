@@ -7,8 +7,6 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from continual import fence
 from continual.errors import UserError, nearest
 
@@ -79,7 +77,7 @@ def _fits(value: Any, hint: Any) -> bool:
     container = isinstance(origin or hint, type) and issubclass(origin or hint, Collection)
     if isinstance(value, list) and container:
         return not parts or all(_fits(item, parts[0]) for item in value)
-    needs_object = container or origin is Callable or hint is Tensor
+    needs_object = container or origin is Callable or _is_tensor(hint)
     return isinstance(value, Mapping) or not needs_object
 
 
@@ -87,7 +85,7 @@ def _told(hint: Any) -> str:
     """``hint`` in words."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_told(part) for part in parts if part is not Tensor)
+        return " or ".join(_told(part) for part in parts if not _is_tensor(part))
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, parts))
     if hint in PLAIN:
@@ -97,6 +95,10 @@ def _told(hint: Any) -> str:
     if isinstance(origin or hint, type) and issubclass(origin or hint, Collection):
         return "a list, each item " + _told(parts[0]) if parts and parts[0] in PLAIN else "a list"
     return str(getattr(hint, "__name__", hint))
+
+
+def _is_tensor(hint: Any) -> bool:
+    return (getattr(hint, "__module__", ""), getattr(hint, "__name__", "")) == ("torch", "Tensor")  # without its import
 
 
 def _written(value: Any) -> str:

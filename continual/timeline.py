@@ -75,10 +75,9 @@ def mean(values: Iterable[float]) -> float:
 
 
 def weighted_mean(values: Floats, weights: Floats) -> float:
-    """sum(weights * values) / sum(weights); NaN without weights. Windows of weight 0 do not count."""
-    counted = weights != 0
+    """sum(weights * values) / sum(weights); NaN if a number is missing or the weights sum to 0."""
     total = weights.sum()
-    return float((weights * values)[counted].sum() / total) if total != 0 else float("nan")
+    return float((weights * values).sum() / total) if total != 0 else float("nan")
 
 
 def read_timeline(records: Iterable[Record], metric: str = "accuracy") -> Timeline:

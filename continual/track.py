@@ -33,7 +33,7 @@ from continual.types import Record
 
 LOGGER = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline")
-FLUSH_SECONDS = 1.0  # calls are sent in bursts: one alone costs 3-4 times as much, as wandb's thread has to wake up
+FLUSH_SECONDS = 1.0  # calls are sent in bursts: one alone costs 2-4 times as much, as wandb's thread has to wake up
 
 Matrix = Sequence[Sequence[float | None]]
 
@@ -108,7 +108,8 @@ class Wandb:
         directory: wandb writes into its subfolder ``wandb``; None for the run's directory.
         connect_timeout: seconds, > 0, that ``auto`` waits for the server's address and a TCP connection.
         init_timeout: seconds, > 0, to start a run online; wandb adds up to 10.
-        finish_timeout: seconds, > 0, to send what is left; the rest stays on disk for ``wandb sync``.
+        finish_timeout: seconds, > 0, to send what is left; the rest stays on disk for ``wandb sync``. The matrix of a
+            run whose server went away adds up to 20.
 
     Raises:
         UserError: a value is outside the bounds above.
@@ -165,9 +166,9 @@ class WandbTracker:
             return
         with self._surviving("finish"):
             self._flush()
+            self._run.summary.update({**summary, "status": status})
             if matrix is not None:
                 self._log_matrix(matrix)
-            self._run.summary.update({**summary, "status": status})
             self._run.finish(exit_code=0 if status == "finished" else 1)
         self._run = None
 
@@ -193,8 +194,9 @@ class WandbTracker:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             LOGGER.warning("wandb failed to %s, so tracking stops here; the run goes on (%s)", doing, reason)
             run, self._run = self._run, None
-            with suppress(Exception):  # an open run would keep its id from being used again
-                run.finish(exit_code=1)
+            if run is not None:  # left open, it would keep its id from being used again
+                with suppress(Exception):
+                    run.finish(exit_code=1)
 
 
 def row(records: Sequence[Record], n_tasks: int) -> dict[str, float]:

@@ -14,48 +14,48 @@ from scenarios.stream import IndexRows, IndexStream
 
 
 def noise(stream: IndexStream, rate: float = 0.2, seed: int = 0) -> IndexStream:
-    """Label noise: with probability ``rate`` a label is replaced by another class, uniformly.
+    """Label noise: with probability ``rate``, in [0, 1], a label is replaced by another class, uniformly.
 
-    Another class of the same task where tasks divide the classes, so that noise tells nothing about other tasks.
+    It is another class of the same task, so that noise tells nothing about other tasks; where a task has one class
+    only, another class of the stream.
     """
     _fraction("noise", "rate", rate)
-    draws = generator(seed, "noise")
-    y = stream.y.clone()
-    wrong = torch.rand(len(y), generator=draws) < rate
-    pick = torch.rand(len(y), generator=draws)
-    for task in stream.task.unique().tolist():
-        rows = (stream.task == task).nonzero()[:, 0]
-        classes = stream.y[rows].unique()
-        if len(classes) < 2:
-            continue
-        place = torch.searchsorted(classes, stream.y[rows])
-        step = 1 + (pick[rows] * (len(classes) - 1)).long().clamp_max(len(classes) - 2)  # 1..n-1: never the same
-        y[rows] = torch.where(wrong[rows], classes[(place + step) % len(classes)], stream.y[rows])
-    return replace(stream, y=y)
+    draws = generator(seed, "operator", "noise")
+    present = torch.zeros(int(stream.task.max()) + 1, stream.base.n_classes, dtype=torch.bool)
+    present[stream.task, stream.y] = True  # (T, C): classes of each task
+    present[present.sum(1) == 1] = present.any(0)
+    n = present.sum(1)[stream.task]  # (N,) classes of a row's task, at least 2
+    if int(n.min()) < 2:
+        raise UserError("operator=noise needs a stream of at least 2 classes; there is no other class to draw")
+    place = (present.cumsum(1) - 1)[stream.task, stream.y]  # (N,) of the row's class among these
+    step = 1 + (torch.rand(len(n), generator=draws, dtype=torch.float64) * (n - 1)).long()  # 1..n-1: never the same
+    classes = (~present).long().argsort(dim=1, stable=True)  # (T, C): those of the task first
+    other = classes[stream.task, (place + step) % n]
+    wrong = torch.rand(len(n), generator=draws) < rate
+    return replace(stream, y=torch.where(wrong, other, stream.y))
 
 
 def delay(stream: IndexStream, rows: int = 100) -> IndexStream:
-    """Label delay: a row is asked about when it arrives, and its label is told ``rows`` arrivals later."""
+    """Label delay: a row is asked about when it arrives, and its label is told when ``rows`` more have arrived.
+
+    ``rows`` >= 1. The labels still owed when the stream ends come in one last experience.
+    """
     if rows < 1:
         raise UserError(f"operator.delay.rows={rows} must be at least 1")
     if stream.arrival_rows is None:
         raise UserError("operator=delay needs an online stream; set scenario.arrival_rows, e.g. to 10")
-    if rows >= len(stream.ids):
-        raise UserError(f"operator.delay.rows={rows} must be below the stream's {len(stream.ids)} rows")
-    if stream.base.task_aware:
-        raise UserError("operator=delay mixes tasks within an arrival; use it on a stream that hides task labels")
+    _hides_tasks(stream, "delay", "mixes tasks within an arrival")
     return replace(stream, delay=stream.delay + rows)
 
 
 def missing(stream: IndexStream, rate: float = 0.5, seed: int = 0) -> IndexStream:
-    """Missing labels: with probability ``rate`` the label of a row is never told; the row is still asked about."""
+    """Missing labels: with probability ``rate`` the label of a row is never told; the row is still asked about.
+
+    ``rate`` in [0, 1]; each task must keep a label.
+    """
     _fraction("missing", "rate", rate)
-    kept = torch.rand(len(stream.ids), generator=generator(seed, "missing")) >= rate
-    labelled = kept if stream.labelled is None else kept & stream.labelled
-    for segment in stream.segment.unique().tolist():
-        if not labelled[stream.segment == segment].any():
-            raise UserError(f"operator.missing.rate={rate} leaves task {segment + 1} without a labelled row; lower it")
-    return replace(stream, labelled=labelled)
+    kept = torch.rand(len(stream.ids), generator=generator(seed, "operator", "missing")) >= rate
+    return replace(stream, labelled=kept if stream.labelled is None else kept & stream.labelled)
 
 
 def imbalance(stream: IndexStream, ratio: float = 10.0, seed: int = 0) -> IndexStream:
@@ -64,50 +64,54 @@ def imbalance(stream: IndexStream, ratio: float = 10.0, seed: int = 0) -> IndexS
     The most common class keeps all, the rarest 1 / ``ratio`` of its rows and at least one. ``ratio`` >= 1.
     Cui et al. 2019, https://arxiv.org/abs/1901.05555
     """
-    if ratio < 1:
+    if not ratio >= 1:
         raise UserError(f"operator.imbalance.ratio={ratio} must be at least 1")
-    draws = generator(seed, "imbalance")
-    classes = stream.y.unique()
-    rank = torch.randperm(len(classes), generator=draws)
-    keep = torch.zeros(len(stream.y), dtype=torch.bool)
-    for r, label in zip(rank.tolist(), classes.tolist(), strict=True):
-        rows = (stream.y == label).nonzero()[:, 0]
-        n = max(1, round(len(rows) * ratio ** (-r / max(len(classes) - 1, 1))))
-        keep[rows[torch.randperm(len(rows), generator=draws)[:n]]] = True
-    return _only(stream, keep.nonzero()[:, 0])
+    draws = generator(seed, "operator", "imbalance")
+    classes = torch.bincount(stream.y).nonzero()[:, 0]  # that arrive
+    rank = torch.randperm(len(classes), generator=draws).double()
+    share = torch.zeros(stream.base.n_classes, dtype=torch.float64)
+    share[classes] = ratio ** (-rank / max(len(classes) - 1, 1))
+    kept = _some(stream.y, share, draws).sort().values
+    if not torch.bincount(stream.position[kept], minlength=len(stream.sizes)).all():
+        raise UserError(f"operator.imbalance.ratio={ratio} leaves a task without rows; lower it, or use fewer tasks")
+    return _only(stream, kept)
 
 
 def repeat(stream: IndexStream, laps: int = 2, share: float = 1.0, seed: int = 0) -> IndexStream:
-    """Repetition: the whole sequence of tasks comes ``laps`` times, after the first lap with a ``share`` of its rows."""
+    """Repetition: the whole sequence of tasks comes ``laps`` times, after the first lap with a ``share`` of its rows.
+
+    ``laps`` >= 1, ``share`` in (0, 1]. Each further lap draws its rows anew, at least one of each task, and shuffles
+    them within the task.
+    """
     if laps < 1:
         raise UserError(f"operator.repeat.laps={laps} must be at least 1")
     if not 0 < share <= 1:
         raise UserError(f"operator.repeat.share={share} must be in (0, 1]")
-    draws = generator(seed, "repeat")
-    rows, segments, last = [torch.arange(len(stream.ids))], [stream.segment], int(stream.segment.max())
-    for lap in range(1, laps):
-        for segment in stream.segment.unique().tolist():
-            own = (stream.segment == segment).nonzero()[:, 0]
-            n = max(1, round(share * len(own)))
-            rows.append(own[torch.randperm(len(own), generator=draws)[:n]])
-            segments.append(torch.full((n,), segment + lap * (last + 1)))
-    return replace(_only(stream, torch.cat(rows)), segment=torch.cat(segments))
+    draws = generator(seed, "operator", "repeat")
+    shares = torch.full((len(stream.sizes),), share, dtype=torch.float64)
+    lap_rows = [torch.arange(len(stream.ids)), *(_some(stream.position, shares, draws) for _ in range(1, laps))]
+    segments = [stream.position[rows] + lap * len(shares) for lap, rows in enumerate(lap_rows)]
+    return replace(_only(stream, torch.cat(lap_rows)), segment=torch.cat(segments))
 
 
 def blur(stream: IndexStream, width: float = 0.2, seed: int = 0) -> IndexStream:
     """Blurry boundaries: within ``width`` (a share of a task's rows) of a boundary, rows of both tasks mix.
 
-    Each row's position is moved by a triangular random offset of at most ``width`` times its task's size;
-    boundaries are hidden from then on. ``width`` in [0, 1]. On a stream of whole tasks, tasks still
-    arrive as pieces of their old sizes; every row keeps the task that it came from.
+    Each row's place is moved by a triangular random offset of at most ``width`` times the size of the smaller of
+    the two tasks at the boundary it moves towards; boundaries are hidden from then on. ``width`` in [0, 1]. On a
+    stream of whole tasks, tasks still arrive as pieces of their old sizes; every row keeps the task it came from.
     """
     _fraction("blur", "width", width)
-    if stream.base.task_aware:
-        raise UserError("operator=blur mixes tasks within an arrival; use it on a stream that hides task labels")
-    draws = generator(seed, "blur")
-    sizes = torch.bincount(stream.segment)[stream.segment]
-    offset = (torch.rand(len(sizes), generator=draws) - torch.rand(len(sizes), generator=draws)) * width * sizes
-    order = (torch.arange(len(sizes)) + offset).argsort(stable=True)
+    _hides_tasks(stream, "blur", "mixes tasks within an arrival")
+    if len(stream.sizes) < 2:
+        raise UserError("operator=blur needs a boundary; the stream has one task only")
+    draws, n = generator(seed, "operator", "blur"), len(stream.ids)
+    smaller = torch.minimum(stream.sizes[1:], stream.sizes[:-1])  # (S - 1,) at each boundary
+    before = torch.cat([smaller[:1], smaller])[stream.position]  # (N,); the ends of the stream mix with nothing
+    after = torch.cat([smaller, smaller[-1:]])[stream.position]
+    offset = torch.rand(n, generator=draws) - torch.rand(n, generator=draws)  # triangular on (-1, 1)
+    reach = width * torch.where(offset < 0, before, after)
+    order = (torch.arange(n) + (offset * reach).double()).argsort(stable=True)
     return replace(_only(stream, order), segment=stream.segment, base=replace(stream.base, boundaries=False))
 
 
@@ -115,48 +119,75 @@ DRIFTS = ("abrupt", "gradual", "recurring")
 
 
 def drift(
-    stream: IndexStream, kind: str = "abrupt", concepts: int = 2, width: float = 0.2, seed: int = 0
+    stream: IndexStream, kind: str = "abrupt", concepts: int = 2, width: float = 0.2, cycles: int = 2, seed: int = 0
 ) -> IndexStream:
-    """Concept drift: what a label means changes. Each concept permutes the classes, the first one leaves them.
+    """Concept drift: what a label means changes, while the inputs stay.
 
-    ``abrupt``: the stream is cut into ``concepts`` equal stretches of one concept each. ``gradual``: around each
-    cut, over a ``width`` share of a stretch, the probability of the new concept rises linearly from 0 to 1.
-    ``recurring``: 2 * ``concepts`` stretches cycle through the concepts.
+    Concept c moves each class c places on in a random cycle of all classes: the first one leaves them, and no two
+    agree on a label. ``abrupt``: the stream is cut into ``concepts`` equal stretches of one concept each.
+    ``gradual``: around each cut, over a ``width`` share of a stretch, the probability of the new concept rises
+    linearly from 0 to 1, and boundaries are hidden. ``recurring``: the concepts come ``cycles`` times in turn.
     Concepts become the tasks: there is one set of probes for each, with the labels that are true in it.
+
+    Args:
+        stream: best one whose classes come all the time (``scenario.kind=data``, ``scenario=prequential``).
+        kind: ``abrupt``, ``gradual`` or ``recurring``.
+        concepts: in [2, n_classes].
+        width: of a gradual change, in [0, 1].
+        cycles: of recurring concepts, >= 1.
+        seed: of the run.
     """
     if kind not in DRIFTS:
         raise UserError(f"operator.drift.kind='{kind}' is unknown{nearest(kind, DRIFTS)}")
-    if concepts < 2:
-        raise UserError(f"operator.drift.concepts={concepts} must be at least 2")
+    if not 2 <= concepts <= stream.base.n_classes:
+        bounds = f"at least 2 and at most the {stream.base.n_classes} classes"
+        raise UserError(f"operator.drift.concepts={concepts} must be {bounds}")
+    if cycles < 1:
+        raise UserError(f"operator.drift.cycles={cycles} must be at least 1")
     _fraction("drift", "width", width)
-    draws = generator(seed, "drift")
-    n, classes = len(stream.ids), stream.base.n_classes
-    stretches = 2 * concepts if kind == "recurring" else concepts
+    _hides_tasks(stream, "drift", "replaces tasks by concepts")
+    n, stretches = len(stream.ids), concepts * (cycles if kind == "recurring" else 1)
     if n < stretches:
         raise UserError(f"operator.drift.concepts={concepts} needs at least {stretches} rows, got {n}")
-    position = torch.arange(n) * stretches / n
+    draws = generator(seed, "operator", "drift")
+    meaning = _meanings(stream.base.n_classes, concepts, draws)  # (concepts, C)
+    segment = stretch = torch.arange(n) * stretches // n
     if kind == "gradual":
-        position = (position + (torch.rand(n, generator=draws) - 0.5) * width).clamp(0, stretches - 1e-6)
-    stretch = position.long()
+        moved = torch.arange(n) * (stretches / n) + (torch.rand(n, generator=draws, dtype=torch.float64) - 0.5) * width
+        stretch = moved.long().clamp(0, stretches - 1)
     concept = stretch % concepts
-    meaning = torch.stack([_meaning(classes, c, draws) for c in range(concepts)])  # (concepts, C)
-    every = [torch.cat(column) for column in zip(*((p.ids, p.y) for p in stream.probes), strict=True)]
-    probes = tuple(IndexRows(stream.inputs, every[0], meaning[c][every[1]]) for c in range(concepts)) if every else ()
-    segment = torch.arange(n) * stretches // n
-    hidden = replace(stream.base, boundaries=stream.base.boundaries and kind != "gradual")
     return replace(
-        stream, base=hidden, y=meaning[concept, stream.y], task=concept, segment=segment, probes=probes
+        stream,
+        base=replace(stream.base, boundaries=stream.base.boundaries and kind != "gradual"),
+        y=meaning[concept, stream.y],
+        task=concept,
+        segment=segment,
+        probes=_relabelled(stream, meaning),
     )
 
 
-def _meaning(classes: int, concept: int, draws: torch.Generator) -> Tensor:
-    """(C,) the label that each class has in a concept: a cyclic shift of a random order, so that every label moves."""
-    order = torch.randperm(classes, generator=draws)
-    if concept == 0:
-        return torch.arange(classes)
-    moved = torch.empty(classes, dtype=torch.int64)
-    moved[order] = order.roll(1)
-    return moved
+def _meanings(classes: int, concepts: int, draws: torch.Generator) -> Tensor:
+    """(concepts, C) the label of each class in each concept: rows of a Latin square, the first in order."""
+    cycle = torch.randperm(classes, generator=draws)
+    return cycle[(cycle.argsort() + torch.arange(concepts)[:, None]) % classes]
+
+
+def _relabelled(stream: IndexStream, meaning: Tensor) -> tuple[IndexRows, ...]:
+    """All test rows once for each concept, with the labels that are true in it."""
+    if not stream.probes:
+        return ()
+    ids, y = torch.cat([p.ids for p in stream.probes]), torch.cat([p.y for p in stream.probes])
+    return tuple(IndexRows(stream.inputs, ids, labels[y]) for labels in meaning)
+
+
+def _some(group: Tensor, share: Tensor, draws: torch.Generator) -> Tensor:
+    """Random positions, group after group: of group g's n rows round(share[g] * n), at least one."""
+    order = torch.randperm(len(group), generator=draws)
+    order = order[group[order].argsort(stable=True)]  # each group's rows together, shuffled
+    sizes = torch.bincount(group, minlength=len(share))
+    place = torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group[order]]  # of each row within its group
+    wanted = (sizes * share).round().clamp_min(1)
+    return order[place < wanted[group[order]]]
 
 
 def _only(stream: IndexStream, rows: Tensor) -> IndexStream:
@@ -175,3 +206,8 @@ def _only(stream: IndexStream, rows: Tensor) -> IndexStream:
 def _fraction(operator: str, name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise UserError(f"operator.{operator}.{name}={value} must be in [0, 1]")
+
+
+def _hides_tasks(stream: IndexStream, operator: str, why: str) -> None:
+    if stream.base.task_aware:
+        raise UserError(f"operator={operator} {why}; use it on a stream that hides task labels")

@@ -1,6 +1,7 @@
 """Streams in time order, row by row: predict first, then learn. For tables that drift by themselves."""
 
 import torch
+from torch import Tensor
 
 from continual.errors import UserError
 from continual.types import Spec
@@ -17,29 +18,36 @@ def prequential(
     """The training rows of ``source`` in the order of their ids, ``arrival_rows`` at a time.
 
     Nothing is random. Periods are equal stretches of time that reports treat as tasks; the learner never
-    sees them. Test rows, if the source has any, are cut into the same periods and probed; else there are no probes.
+    sees them. Test rows, if the source has any, are cut into as many equal stretches, one probe for each period;
+    a source without test rows gives no probes.
 
     Args:
         source: labelled rows in time order.
-        n_periods: >= 1, at most the number of rows.
+        n_periods: >= 1, at most the number of rows, and of test rows if there are any.
         arrival_rows: rows per arrival, >= 1.
-        max_rows: only the first so many rows; None for all.
+        max_rows: only the first so many training rows, >= 1; None for all.
     """
+    if max_rows is not None and max_rows < 1:
+        raise UserError(f"scenario.max_rows={max_rows} must be at least 1, or null for all")
     rows = source.n_train if max_rows is None else min(max_rows, source.n_train)
-    if not 1 <= n_periods <= rows:
-        raise UserError(f"scenario.n_periods={n_periods} must be between 1 and the {rows} rows of the stream")
-    ids = torch.arange(rows)
-    period = ids * n_periods // rows
-    n_test = len(source.y) - source.n_train
-    tests = torch.arange(n_test) + source.n_train
-    cut = [tests[torch.arange(n_test) * n_periods // max(n_test, 1) == p] for p in range(n_periods)]
+    tests = torch.arange(source.n_train, len(source.y))
+    for n, part in ((rows, "rows"), (len(tests) or rows, "test rows")):
+        if not 1 <= n_periods <= n:
+            raise UserError(f"scenario.n_periods={n_periods} must be between 1 and the {n} {part} of the stream")
+    period, cut = _stretches(rows, n_periods), _stretches(len(tests), n_periods)
+    parts = torch.split(tests, torch.bincount(cut).tolist()) if len(tests) else ()
     return IndexStream(
-        base=Spec(source.in_shape, source.n_classes, source.dtype, source.input_range),
+        base=Spec(source.in_shape, source.n_classes, source.dtype, source.input_range, boundaries=False),
         inputs=source,
-        ids=ids,
-        y=source.y[ids],
+        ids=torch.arange(rows),
+        y=source.y[:rows],
         task=period,
         segment=period,
-        probes=tuple(IndexRows(source, rows, source.y[rows]) for rows in cut if len(rows)),
+        probes=tuple(IndexRows(source, part, source.y[part]) for part in parts),
         arrival_rows=arrival_rows,
     )
+
+
+def _stretches(rows: int, n: int) -> Tensor:
+    """(rows,) int64: which of ``n`` stretches, equal up to one row, each row lies in."""
+    return torch.arange(rows) * n // max(rows, 1)

@@ -23,32 +23,28 @@ def split(
 ) -> IndexStream:
     """Deal the rows of ``source`` out over ``n_tasks`` tasks.
 
-    ``class``: each task brings new classes, and the learner never sees a task label. ``task``: the same with the
-    label told. ``domain``: the same rows with labels 0..C/T-1 within each task, so that the input shifts and
-    the label set stays. ``data``: every class in every task, rows dealt out at random.
+    ``class``: each task brings C/T new classes, and the learner never sees a task label. ``task``: the same with
+    the label told. ``domain``: the same rows with labels 0..C/T-1 within each task, so that the input shifts and
+    the label set stays. ``data``: the rows of every class are dealt out evenly over all tasks.
 
     Args:
-        source: labelled rows.
-        n_tasks: T >= 1; divides the number of classes, unless ``kind`` is ``data``.
+        source: labelled rows of C classes.
+        n_tasks: T >= 1; divides C, unless ``kind`` is ``data``; at most C / 2 if ``kind`` is ``domain``.
         kind: ``class``, ``task``, ``domain`` or ``data``.
         shuffle_classes: whether the seed decides which classes come when; else in order of their numbers.
-        rows_per_task: at most so many training rows of each task; None for all.
+        rows_per_task: at most so many training rows of each task, drawn by the seed; None for all.
         arrival_rows: rows per arrival (an online stream hides its boundaries); None for whole tasks.
         seed: of the run.
+
+    Raises:
+        UserError: a bad argument; a task without training rows or without test rows.
     """
-    if kind not in KINDS:
-        raise UserError(f"scenario.kind='{kind}' is unknown{nearest(kind, KINDS)}")
-    if n_tasks < 1:
-        raise UserError(f"scenario.n_tasks={n_tasks} must be at least 1")
-    order = torch.arange(source.n_classes)
-    if shuffle_classes:
-        order = order[torch.randperm(source.n_classes, generator=generator(seed, "classes"))]
-    per_task = source.n_classes if kind == "data" else _divide(source.n_classes, n_tasks)
-    rank = order.argsort()[source.y]  # (N,) place of each row's class in the order
-    task = _dealt(len(source.y), n_tasks, seed) if kind == "data" else rank // per_task
+    per_task = _classes_per_task(source.n_classes, n_tasks, kind)
+    rank = _class_order(source.n_classes, shuffle_classes, seed).argsort()[source.y]  # (N,) place of a row's class
+    task = _dealt(source, n_tasks, seed) if kind == "data" else rank // per_task
     labels = rank % per_task if kind == "domain" else source.y
-    ids = in_tasks(task[: source.n_train], n_tasks, rows_per_task, seed)
-    tests = [rows + source.n_train for rows in by_task(task[source.n_train :], n_tasks)]
+    ids = _shuffled(by_task(task[: source.n_train], n_tasks, "training"), rows_per_task, seed)
+    probes = by_task(task[source.n_train :], n_tasks, "test")
     return IndexStream(
         base=Spec(
             in_shape=source.in_shape,
@@ -62,40 +58,62 @@ def split(
         y=labels[ids],
         task=task[ids],
         segment=task[ids],
-        probes=tuple(IndexRows(source, rows, labels[rows]) for rows in tests),
+        probes=tuple(IndexRows(source, rows, labels[rows]) for rows in (p + source.n_train for p in probes)),
         arrival_rows=arrival_rows,
     )
 
 
-def by_task(task: Tensor, n_tasks: int) -> list[Tensor]:
-    """Positions of the rows of each task; every task must have one."""
-    rows = [(task == t).nonzero()[:, 0] for t in range(n_tasks)]
-    empty = [t for t, found in enumerate(rows) if not len(found)]
+def by_task(task: Tensor, n_tasks: int, part: str) -> tuple[Tensor, ...]:
+    """Positions of the rows of each task, ascending; every task must have a row in this ``part`` of the data."""
+    sizes = torch.bincount(task, minlength=n_tasks)
+    empty = (sizes == 0).nonzero()[:, 0].tolist()
+    if len(empty) == n_tasks:
+        raise UserError(f"the source has no {part} rows; give it a test_fraction above 0 and below 1")
     if empty:
-        raise UserError(
-            f"task {empty[0] + 1} of {n_tasks} has no rows to train or test on; use fewer tasks (scenario.n_tasks)"
-        )
-    return rows
+        raise UserError(f"task {empty[0] + 1} of {n_tasks} has no {part} rows; use fewer tasks (scenario.n_tasks)")
+    return torch.split(task.argsort(stable=True), sizes.tolist())
 
 
-def in_tasks(task: Tensor, n_tasks: int, rows_per_task: int | None, seed: int) -> Tensor:
-    """(N,) positions task after task, shuffled within each by the seed, at most ``rows_per_task`` of each."""
+def check_counts(n_tasks: int, rows_per_task: int | None) -> None:
+    """Refuse a number of tasks or of rows per task below 1."""
+    if n_tasks < 1:
+        raise UserError(f"scenario.n_tasks={n_tasks} must be at least 1")
     if rows_per_task is not None and rows_per_task < 1:
         raise UserError(f"scenario.rows_per_task={rows_per_task} must be at least 1, or null for all")
+
+
+def _shuffled(tasks: tuple[Tensor, ...], rows_per_task: int | None, seed: int) -> Tensor:
+    """(N,) positions task after task, shuffled within each by the seed, at most ``rows_per_task`` of each."""
+    check_counts(len(tasks), rows_per_task)
     draws = generator(seed, "rows")
-    shuffled = [rows[torch.randperm(len(rows), generator=draws)] for rows in by_task(task, n_tasks)]
-    return torch.cat([rows[:rows_per_task] for rows in shuffled])
+    return torch.cat([rows[torch.randperm(len(rows), generator=draws)[:rows_per_task]] for rows in tasks])
 
 
-def _dealt(rows: int, n_tasks: int, seed: int) -> Tensor:
-    """(rows,) a task for each row, all of equal size up to one row."""
-    return torch.randperm(rows, generator=generator(seed, "deal")) % n_tasks
+def _class_order(n_classes: int, shuffle: bool, seed: int) -> Tensor:
+    return torch.randperm(n_classes, generator=generator(seed, "classes")) if shuffle else torch.arange(n_classes)
 
 
-def _divide(n_classes: int, n_tasks: int) -> int:
+def _dealt(source: Source, n_tasks: int, seed: int) -> Tensor:
+    """(N,) a task for each row: those of a class go round the tasks like cards, training and test rows apart."""
+    draws = generator(seed, "deal")
+    task = torch.empty_like(source.y)
+    for part in (slice(0, source.n_train), slice(source.n_train, len(source.y))):
+        y, own = source.y[part], task[part]
+        order = torch.randperm(len(y), generator=draws)
+        order = order[y[order].argsort(stable=True)]  # class after class, each shuffled
+        own[order] = torch.arange(len(y)) % n_tasks
+    return task
+
+
+def _classes_per_task(n_classes: int, n_tasks: int, kind: str) -> int:
+    if kind not in KINDS:
+        raise UserError(f"scenario.kind='{kind}' is unknown{nearest(kind, KINDS)}")
+    check_counts(n_tasks, None)
+    if kind == "data":
+        return n_classes
     if n_classes % n_tasks:
-        divisors = [str(n) for n in range(1, n_classes + 1) if n_classes % n == 0]
-        raise UserError(
-            f"scenario.n_tasks={n_tasks} does not divide the {n_classes} classes; use one of {', '.join(divisors)}"
-        )
+        divisors = ", ".join(str(n) for n in range(1, n_classes + 1) if n_classes % n == 0)
+        raise UserError(f"scenario.n_tasks={n_tasks} does not divide the {n_classes} classes; use one of {divisors}")
+    if kind == "domain" and n_tasks == n_classes:
+        raise UserError(f"scenario.n_tasks={n_tasks} leaves a domain-incremental task 1 class; use fewer tasks")
     return n_classes // n_tasks

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -14,14 +15,14 @@ from continual.types import Batch, Experience, Spec
 
 
 class Inputs(Protocol):
-    """What a stream needs of its source: inputs by id, and a digest for the manifest."""
+    """What a stream needs of its source: inputs by id in fresh memory, and a digest for the manifest."""
 
     def fetch(self, ids: Tensor) -> Tensor: ...
 
     def digest(self) -> str: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IndexRows:
     """Rows ``ids`` (n,) of ``inputs`` with labels ``y`` (n,) int64; y = -1 where the label is not told."""
 
@@ -41,7 +42,7 @@ class IndexRows:
         return self.inputs.fetch(ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IndexStream:
     """A stream as four columns of one entry per arriving row, cut into experiences.
 
@@ -55,9 +56,15 @@ class IndexStream:
         task: (N,) int64, its origin task.
         segment: (N,) int64, non-decreasing; rows of one segment belong together, a boundary lies between two.
         probes: test rows of each task, in the order of the tasks.
-        arrival_rows: rows per experience; None makes each segment one experience.
-        delay: rows that arrive before a label is told; until then a row is only asked about.
+        arrival_rows: rows per experience, fewer at the end of a segment; None makes each segment one experience.
+        delay: rows that arrive after a row until its label is told: that of row i is told in the experience in
+            which row i + delay arrives, the last ones in one more experience after the last row. Until then a row
+            is only asked about.
         labelled: (N,) bool, rows whose label is ever told; None for all.
+
+    Raises:
+        UserError: no rows; ``arrival_rows`` < 1; ``delay`` not in [0, N); a label out of range; a segment
+            without a label.
     """
 
     base: Spec
@@ -72,78 +79,107 @@ class IndexStream:
     labelled: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.ids):
+        n = len(self.ids)
+        if not n:
             raise UserError("the stream has no rows")
         if self.arrival_rows is not None and self.arrival_rows < 1:
             raise UserError(f"scenario.arrival_rows={self.arrival_rows} must be at least 1, or null for whole tasks")
+        if not 0 <= self.delay < n:
+            raise UserError(f"operator.delay.rows={self.delay} must be below the {n} rows of the stream")
         low, high = int(self.y.min()), int(self.y.max())
         if low < 0 or high >= self.base.n_classes:
             wrong = low if low < 0 else high
             raise UserError(f"label {wrong} is out of range: labels must be in [0, {self.base.n_classes})")
+        self._check_labelled()
+
+    def _check_labelled(self) -> None:
+        if self.labelled is None:
+            return
+        labels = torch.bincount(self.position[self.labelled], minlength=len(self.sizes))
+        if not labels.all():
+            bare = int((labels == 0).nonzero()[0])
+            raise UserError(
+                f"none of the {int(self.sizes[bare])} rows of stretch {bare + 1} of {len(self.sizes)} between two "
+                f"boundaries has a label; lower operator.missing.rate"
+            )
 
     @cached_property
     def spec(self) -> Spec:
         """What a learner may know."""
-        whole = self.base.boundaries and self.arrival_rows is None
-        smallest = int(self.starts.diff().min())
-        return replace(self.base, boundaries=whole, n_experiences=len(self), smallest=smallest)
+        told = self.told if self.labelled is None else _counted(self.labelled)[self.told]
+        return replace(
+            self.base,
+            boundaries=self.base.boundaries and self.arrival_rows is None,
+            n_experiences=len(self),
+            smallest=int(told.diff().min()),
+        )
+
+    @cached_property
+    def position(self) -> Tensor:
+        """(N,) int64: each row's segment, counted from 0 without gaps."""
+        return _counted(self.segment.diff() != 0)
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """(S,) int64: rows of each segment."""
+        return torch.bincount(self.position)
 
     @cached_property
     def starts(self) -> Tensor:
-        """(E + 1,) int64: experience e holds rows starts[e] to starts[e + 1]."""
-        n = len(self.ids)
-        changes = (self.segment[1:] != self.segment[:-1]).nonzero()[:, 0] + 1
-        segments = torch.cat([changes.new_zeros(1), changes, changes.new_full((1,), n)])
+        """(A + 1,) int64: in experience e arrive the rows from starts[e] to starts[e + 1]."""
+        borders = _counted(self.sizes)
         if self.arrival_rows is None:
-            return segments
-        pieces = [torch.arange(int(a), int(b), self.arrival_rows) for a, b in zip(segments, segments[1:], strict=False)]
-        return torch.cat([*pieces, segments[-1:]])
+            return borders
+        pieces = [torch.arange(start, stop, self.arrival_rows) for start, stop in pairwise(borders.tolist())]
+        return torch.cat([*pieces, borders[-1:]])
+
+    @cached_property
+    def told(self) -> Tensor:
+        """(E + 1,) int64: in experience e the labels of the rows from told[e] to told[e + 1] are told.
+
+        Delayed labels need one more experience than rows: E = A + 1, else E = A.
+        """
+        return torch.cat([(self.starts - self.delay).clamp_min(0), self.starts[-1:]]) if self.delay else self.starts
 
     @cached_property
     def origins(self) -> Sequence[int]:
         """The origin task of each experience: the task most rows of its segment came from."""
-        _, lengths = self.segment.unique_consecutive(return_counts=True)
-        majority = [int(rows.mode().values) for rows in self.task.split(lengths.tolist())]
-        position = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[self.starts[:-1]]
-        origins = [majority[segment] for segment in position.tolist()]
-        return origins + origins[-1:] * self._late
-
-    @property
-    def _late(self) -> int:
-        """Experiences after the last row in which only delayed labels arrive."""
-        return 1 if self.delay else 0
+        majority = torch.stack([rows.mode().values for rows in torch.split(self.task, self.sizes.tolist())])
+        origins: list[int] = majority[self.position[self.starts[:-1]]].tolist()
+        return origins + origins[-1:] * (len(self) - len(origins))
 
     def __len__(self) -> int:
-        return len(self.starts) - 1 + self._late
+        return len(self.told) - 1
 
     def __iter__(self) -> Iterator[Experience]:
-        starts = self.starts.tolist()
-        asks = bool(self.delay) or self.labelled is not None
-        told = 0
-        for index, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
-            until = max(0, stop - self.delay)
-            ask = IndexRows(self.inputs, self.ids[start:stop], torch.full((stop - start,), -1)) if asks else None
-            yield Experience(index, self._told(told, until), self._visible(start), ask)
-            told = until
-        if self.delay:
-            yield Experience(len(starts) - 1, self._told(told, starts[-1]), self._visible(starts[-1] - 1))
+        starts, asks = self.starts.tolist(), bool(self.delay) or self.labelled is not None
+        for index, (since, until) in enumerate(pairwise(self.told.tolist())):
+            arrived = slice(*starts[index : index + 2]) if index + 1 < len(starts) else None
+            ask = self._asked(arrived) if asks and arrived else None
+            task = int(self.task[starts[index]]) if self.base.task_aware else None
+            yield Experience(index, self._told(slice(since, until)), task, ask)
 
-    def _told(self, start: int, stop: int) -> IndexRows:
-        """Rows whose labels are told now."""
-        ids, y = self.ids[start:stop], self.y[start:stop]
+    def _asked(self, rows: slice) -> IndexRows:
+        ids = self.ids[rows]
+        return IndexRows(self.inputs, ids, torch.full_like(ids, -1))
+
+    def _told(self, rows: slice) -> IndexRows:
+        ids, y = self.ids[rows], self.y[rows]
         if self.labelled is not None:
-            ids, y = ids[self.labelled[start:stop]], y[self.labelled[start:stop]]
-        return IndexRows(self.inputs, ids.clone(), y.clone())
-
-    def _visible(self, row: int) -> int | None:
-        return int(self.task[row]) if self.spec.task_aware else None
+            ids, y = ids[self.labelled[rows]], y[self.labelled[rows]]
+        return IndexRows(self.inputs, ids, y)
 
     def digest(self) -> str:
-        """Hash of the data and of what arrives when, 16 hex digits."""
-        total = hashlib.blake2b(self.inputs.digest().encode(), digest_size=8)
-        probed = [tensor for rows in self.probes for tensor in (rows.ids, rows.y)]
-        labelled = [] if self.labelled is None else [self.labelled]
-        for tensor in (self.ids, self.y, self.task, self.segment, *labelled, *probed):
-            total.update(tensor.numpy().tobytes())
-        total.update(f"{self.arrival_rows} {self.delay}".encode())
+        """Hash of the data, of what arrives when and of what is known about it, 16 hexadecimal digits."""
+        sizes = [len(self.ids), self.labelled is not None, *map(len, self.probes)]
+        facts = f"{self.inputs.digest()} {self.base} {self.arrival_rows} {self.delay} {sizes}"
+        columns = [self.ids, self.y, self.task, self.segment, *([] if self.labelled is None else [self.labelled])]
+        total = hashlib.blake2b(facts.encode(), digest_size=8)
+        for tensor in (*columns, *(column for rows in self.probes for column in (rows.ids, rows.y))):
+            total.update(tensor.contiguous().numpy().data)
         return total.hexdigest()
+
+
+def _counted(numbers: Tensor) -> Tensor:
+    """(n + 1,) int64: the sums of the first 0, 1, ..., n entries of ``numbers`` (n,)."""
+    return torch.cat([numbers.new_zeros(1, dtype=torch.int64), numbers.cumsum(0)])

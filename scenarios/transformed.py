@@ -1,32 +1,32 @@
-"""Domain-incremental streams whose tasks see the same rows through another transform each: permuted, rotated, corrupted.
+"""Domain-incremental streams whose tasks see the same rows each through a transform: permuted, rotated, corrupted.
 
 Nothing is stored per task but its number: a row's id is ``task * rows + row``, and the transform
 is applied when the row is fetched. 1,000 tasks cost what 10 cost, beyond their indices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
+from math import cos, prod, radians, sin
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
 from continual.errors import UserError, nearest
-from continual.seeding import derive, generator
+from continual.seeding import generator
 from continual.types import Spec
 from scenarios.sources.base import Source
-from scenarios.split import in_tasks
+from scenarios.split import check_counts
 from scenarios.stream import IndexRows, IndexStream
 
 Transform = Callable[[Tensor, Tensor, int], Tensor]
-"""(x (B, *in_shape), row ids (B,), task) -> x (B, *in_shape) in the same dtype."""
+"""(x (B, *in_shape), row ids (B,), task) -> x (B, *in_shape) in the same dtype; it may write to x."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transformed:
-    """The rows of ``source`` as each task sees them, by id ``task * n_rows + row``."""
+    """The rows of ``source`` as each task sees them, by id ``task * n_rows + row``; ``name`` tells the transform."""
 
     source: Source
     transform: Transform
@@ -36,10 +36,11 @@ class Transformed:
         n_rows = len(self.source.y)
         rows, tasks = ids % n_rows, ids // n_rows
         x = self.source.fetch(rows)
-        for task in tasks.unique().tolist():
+        present = sorted(set(tasks.tolist()))
+        if len(present) == 1:  # a batch of one task, the usual case
+            return self.transform(x, rows, present[0])
+        for task in present:
             chosen = (tasks == task).nonzero()[:, 0]
-            if len(chosen) == len(ids):
-                return self.transform(x, rows, task)
             x[chosen] = self.transform(x[chosen], rows[chosen], task)
         return x
 
@@ -66,13 +67,16 @@ def permuted(
         rows_per_task: at most so many training rows of each task, drawn anew for each; None for all.
         arrival_rows: rows per arrival; None for whole tasks.
         seed: of the run.
+
+    Raises:
+        UserError: a bad argument; a source without test rows.
     """
 
     @lru_cache(maxsize=16)
     def order(task: int) -> Tensor:
         return torch.randperm(prod(source.in_shape), generator=generator(seed, "permutation", task))
 
-    def transform(x: Tensor, rows: Tensor, task: int) -> Tensor:
+    def transform(x: Tensor, _: Tensor, task: int) -> Tensor:
         if task == 0 and not permute_first:
             return x
         return x.flatten(1).index_select(1, order(task)).view_as(x)
@@ -90,76 +94,90 @@ def rotated(
     arrival_rows: int | None = None,
     seed: int = 0,
 ) -> IndexStream:
-    """Task t sees images turned by t * max_degrees / n_tasks, counter-clockwise, bilinear, zeros outside.
+    """Task t sees images turned by t * max_degrees / n_tasks, see ``rotate``.
 
-    The other arguments are those of ``permuted``; ``max_degrees`` in (0, 360].
+    The other arguments and errors are those of ``permuted``; ``max_degrees`` in (0, 360].
     """
-    _need_images(source, "rotated")
+    low, _ = _image_range(source, "rotated")
     if not 0 < max_degrees <= 360:
         raise UserError(f"scenario.max_degrees={max_degrees} must be in (0, 360]")
 
-    def transform(x: Tensor, rows: Tensor, task: int) -> Tensor:
-        angle = torch.deg2rad(torch.tensor(task * max_degrees / n_tasks))
-        if task == 0:
-            return x
-        cos, sin = torch.cos(angle), torch.sin(angle)
-        turn = torch.stack([torch.stack([cos, -sin, cos * 0]), torch.stack([sin, cos, cos * 0])])
-        grid = affine_grid(turn.expand(len(x), 2, 3), list(x.shape), align_corners=False)
-        return _like(grid_sample(x.float(), grid, align_corners=False), x)
+    def transform(x: Tensor, _: Tensor, task: int) -> Tensor:
+        return _like(rotate(x.float(), task * max_degrees / n_tasks, low), x) if task else x
 
-    name = f"rotated {max_degrees / n_tasks}"
+    name = f"rotated {max_degrees} {n_tasks}"
     return _tasks(source, transform, name, n_tasks, task_aware, rows_per_task, arrival_rows, seed)
 
 
+def rotate(x: Tensor, degrees: float, outside: float = 0.0) -> Tensor:
+    """Images (B, C, H, W) turned counter-clockwise about their centre, bilinear; ``outside`` what comes in from there.
+
+    Pixels are squares: an image that is not square is cut off, not squeezed.
+    """
+    height, width = x.shape[2:]
+    c, s = cos(radians(degrees)), sin(radians(degrees))
+    turn = torch.tensor([[c, -s * height / width, 0.0], [s * width / height, c, 0.0]])  # in units of half the sides
+    grid = affine_grid(turn.expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    return grid_sample(x - outside, grid, align_corners=False) + outside
+
+
 CORRUPTIONS = ("none", "noise", "blur", "contrast", "invert", "occlude")
+NOISES = 65521  # windows into one long noise vector: prime, so that rows do not meet in the same one
 
 
 def corrupted(
     source: Source,
-    corruptions: tuple[str, ...] = CORRUPTIONS,
+    corruptions: Sequence[str] = CORRUPTIONS,
     strength: float = 0.5,
     task_aware: bool = False,
     rows_per_task: int | None = None,
     arrival_rows: int | None = None,
     seed: int = 0,
 ) -> IndexStream:
-    """One task per entry of ``corruptions``, each of one ``strength`` in [0, 1] of the inputs' range.
+    """One task per entry of ``corruptions``, each of one ``strength`` in [0, 1]; at 0 images stay as they are.
 
-    ``noise``: Gaussian noise of that standard deviation, fixed for each row. ``blur``: mixed with its 3x3 mean.
-    ``contrast``: drawn towards the image's mean. ``invert``: mixed with its negative (0.5 leaves plain grey).
-    ``occlude``: a square of that share of each side at a place fixed for each row is blanked.
-    The other arguments are those of ``permuted``.
+    ``none``: as they are. ``noise``: Gaussian noise of ``strength`` times the inputs' range, fixed for each row.
+    ``blur``: drawn towards the mean of 3x3 pixels. ``contrast``: drawn towards the image's mean, which is
+    all that is left at 1. ``invert``: the negative, at any strength above 0. ``occlude``: a square of that share of
+    each side, at a place fixed for each row, is blanked. uint8 images stay in 0..255; floating ones are taken
+    to lie in the source's ``input_range``, which noise may leave.
+
+    The other arguments and errors are those of ``permuted``.
     """
-    _need_images(source, "corrupted")
-    for name in corruptions:
-        if name not in CORRUPTIONS:
-            raise UserError(f"scenario.corruptions has '{name}', which is unknown{nearest(name, CORRUPTIONS)}")
+    low, high = _image_range(source, "corrupted")
+    if not corruptions:
+        raise UserError("scenario.corruptions=[] must name at least one corruption; each is a task")
+    for kind in corruptions:
+        if kind not in CORRUPTIONS:
+            raise UserError(f"scenario.corruptions has '{kind}', which is unknown{nearest(kind, CORRUPTIONS)}")
     if not 0 <= strength <= 1:
         raise UserError(f"scenario.strength={strength} must be in [0, 1]")
-    low, high = (0.0, 255.0) if source.dtype == torch.uint8 else source.input_range
-    bank = torch.randn(64, *source.in_shape, generator=generator(seed, "noise"))  # row r takes noise r mod 64
+    size = prod(source.in_shape)
+    noises = torch.randn(NOISES + size, generator=generator(seed, "corruption")).unfold(0, size, 1)  # (NOISES + 1, D)
 
     def transform(x: Tensor, rows: Tensor, task: int) -> Tensor:
-        changed = _corrupt(corruptions[task], x.float(), rows, strength, (low, high), bank)
-        return _like(changed.clamp(low, high), x)
+        kind = corruptions[task]
+        return _like(corrupt(kind, x.float(), rows, strength, (low, high), noises), x) if strength else x
 
-    name = f"corrupted {seed} {corruptions} {strength}"
+    name = f"corrupted {seed} {list(corruptions)} {strength}"
     return _tasks(source, transform, name, len(corruptions), task_aware, rows_per_task, arrival_rows, seed)
 
 
-def _corrupt(
-    kind: str, x: Tensor, rows: Tensor, strength: float, bounds: tuple[float, float], bank: Tensor
-) -> Tensor:
+def corrupt(kind: str, x: Tensor, rows: Tensor, strength: float, bounds: tuple[float, float], noises: Tensor) -> Tensor:
+    """Images (B, C, H, W), whose ids are ``rows`` (B,), under one of the CORRUPTIONS, see ``corrupted``.
+
+    ``noises`` (M, C * H * W) are standard normal; a row always takes the same one of them.
+    """
     low, high = bounds
     match kind:
         case "noise":
-            return x + strength * (high - low) * bank[rows % len(bank)]
+            return x + strength * (high - low) * noises[rows * 7919 % NOISES].view_as(x)
         case "blur":
-            return x.lerp(avg_pool2d(x, 3, stride=1, padding=1), strength)
+            return x.lerp(avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False), strength)
         case "contrast":
             return x.lerp(x.mean(dim=(1, 2, 3), keepdim=True).expand_as(x), strength)
         case "invert":
-            return x.lerp(low + high - x, strength)
+            return low + high - x
         case "occlude":
             return x.masked_fill(_squares(x, rows, strength), low)
         case _:
@@ -170,12 +188,10 @@ def _squares(x: Tensor, rows: Tensor, share: float) -> Tensor:
     """(B, 1, H, W) bool: a square of ``share`` of each side, its corner fixed by the row's id."""
     height, width = x.shape[2:]
     tall, wide = round(share * height), round(share * width)
-    top = (rows * 7919) % (height - tall + 1)
-    left = (rows * 104729) % (width - wide + 1)
+    top = (rows * 7919 % (height - tall + 1))[:, None, None]  # (B, 1, 1)
+    left = (rows * 104729 % (width - wide + 1))[:, None, None]
     down, across = torch.arange(height)[:, None], torch.arange(width)[None]
-    inside_down = (down >= top[:, None, None]) & (down < top[:, None, None] + tall)
-    inside_across = (across >= left[:, None, None]) & (across < left[:, None, None] + wide)
-    return (inside_down & inside_across)[:, None]
+    return ((down >= top) & (down < top + tall) & (across >= left) & (across < left + wide))[:, None]
 
 
 def _tasks(
@@ -188,35 +204,37 @@ def _tasks(
     arrival_rows: int | None,
     seed: int,
 ) -> IndexStream:
-    if n_tasks < 1:
-        raise UserError(f"scenario.n_tasks={n_tasks} must be at least 1")
-    inputs = Transformed(source, transform, name)
-    n_rows, every = len(source.y), torch.zeros(source.n_train, dtype=torch.int64)
-    rows = [in_tasks(every, 1, rows_per_task, derive(seed, "task", t)) for t in range(n_tasks)]
+    check_counts(n_tasks, rows_per_task)
+    inputs, n_rows = Transformed(source, transform, name), len(source.y)
     tests = torch.arange(source.n_train, n_rows)
     if not len(tests):
-        raise UserError("the source has no test rows to probe with; give it a test_fraction above 0")
-    task = torch.cat([torch.full((len(r),), t) for t, r in enumerate(rows)])
-    row = torch.cat(rows)
+        raise UserError("the source has no test rows; give it a test_fraction above 0 and below 1")
+    y_tests, draws = source.y[tests], generator(seed, "rows")
+    rows = torch.cat([torch.randperm(source.n_train, generator=draws)[:rows_per_task] for _ in range(n_tasks)])
+    task = torch.arange(n_tasks).repeat_interleave(len(rows) // n_tasks)
     return IndexStream(
         base=Spec(source.in_shape, source.n_classes, source.dtype, source.input_range, task_aware),
         inputs=inputs,
-        ids=task * n_rows + row,
-        y=source.y[row],
+        ids=task * n_rows + rows,
+        y=source.y[rows],
         task=task,
         segment=task,
-        probes=tuple(IndexRows(inputs, t * n_rows + tests, source.y[tests]) for t in range(n_tasks)),
+        probes=tuple(IndexRows(inputs, t * n_rows + tests, y_tests) for t in range(n_tasks)),
         arrival_rows=arrival_rows,
     )
 
 
-def _need_images(source: Source, scenario: str) -> None:
-    if len(source.in_shape) != 3:
+def _image_range(source: Source, scenario: str) -> tuple[float, float]:
+    """The lowest and the highest value of a source's images in its own dtype."""
+    if len(source.in_shape) != 3 or source.dtype == torch.int64:
         raise UserError(
-            f"scenario={scenario} needs images of shape (channels, height, width), "
-            f"and this source has rows of shape {source.in_shape}; use scenario=permuted"
+            f"scenario={scenario} needs images of shape (channels, height, width), uint8 or floating, and this "
+            f"source has {source.dtype} rows of shape {source.in_shape}; use scenario=permuted"
         )
+    return (0.0, 255.0) if source.dtype == torch.uint8 else source.input_range
 
 
 def _like(x: Tensor, original: Tensor) -> Tensor:
-    return x.round().to(torch.uint8) if original.dtype == torch.uint8 else x.to(original.dtype)
+    if original.dtype == torch.uint8:
+        return x.round().clamp(0, 255).to(torch.uint8)
+    return x.to(original.dtype)

@@ -168,6 +168,18 @@ def test_a_probe_without_labels_is_left_out():
     assert metrics.forgetting_per_task(matrix) == pytest.approx({0: 0.4, 1: 0.2, 2: 0.0})
 
 
+def test_a_trained_task_without_labels_leaves_every_metric_of_the_others():
+    labelled = [r for r in CURVES if r.probe == 0]
+    third = within(("step", 90, 2, [0.5, None, 0.4]), ("end", 120, 2, [0.6, None, 0.8]))
+    summary = metrics.summary(labelled + third, window=40, batches=1, threshold=0.5)
+    # task 1 has no labels. Means of what was seen: .3 .6 .8 .9 .4 .5 .6 .7, then (.5 + .4) / 2, (.6 + .8) / 2
+    assert summary["anytime_accuracy"] == pytest.approx((4.8 + 0.45 + 0.7) / 10)
+    assert summary["average_incremental_accuracy"] == pytest.approx((0.9 + 0.7 + 0.7) / 3)
+    assert summary["windowed_forgetting"] == pytest.approx((0.5 - 0.4) / 2)  # .9 -> .4; .4 -> .8 only
+    assert summary["samples_to_threshold"] == pytest.approx((20 + 40) / 2)
+    assert summary["stability_gap"] == pytest.approx((0.5 + 0.2) / 2)
+
+
 def test_one_missing_cell_is_not_averaged_away():
     matrix = matrix_of([ENDS[0], ENDS[1], [0.5, None, 1.0]])
     assert math.isnan(metrics.average_accuracy(matrix))
@@ -257,6 +269,17 @@ def test_stability_gap_does_not_count_the_task_that_returns():
     again = within(("step", 90, 0, [0.0, 0.8]), ("end", 120, 0, [0.9, 0.9]))
     # second switch: task 0 returns, only task 1 is old: .9 - .8
     assert timeline.stability_gap(read(CURVES + again), window=40) == pytest.approx((0.5 + 0.1) / 2)
+
+
+def test_stability_gap_looks_at_no_task_of_the_future():
+    records = within(
+        ("end", 10, 0, [0.9, 0.1, 0.9]),
+        ("step", 15, 1, [0.5, 0.5, 0.0]),
+        ("end", 20, 1, [0.7, 0.7, 0.0]),
+        ("step", 25, 2, [0.6, 0.6, 0.5]),
+        ("end", 30, 2, [0.7, 0.7, 0.9]),
+    )
+    assert timeline.stability_gap(read(records), window=10) == pytest.approx((0.4 + 0.1) / 2)
 
 
 def test_stability_gap_needs_an_evaluation_within_the_task():

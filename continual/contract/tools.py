@@ -83,12 +83,21 @@ class Some:
         return self.rows.fetch(ids)
 
 
+class _Norm(nn.BatchNorm1d):
+    """Batch normalisation that takes a single row by its running statistics, as it has none of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) == 1:
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+        return super().forward(x)
+
+
 def moody(spec: Spec, hidden: Sequence[int] = (16,)) -> nn.Module:
     """A perceptron with batch normalisation and dropout: train and eval mode, and luck, all make a difference."""
     widths = [prod(spec.in_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), nn.BatchNorm1d(fan_out), nn.ReLU(), nn.Dropout(0.2)]
+        layers += [nn.Linear(fan_in, fan_out), _Norm(fan_out), nn.ReLU(), nn.Dropout(0.2)]
     return Classifier(nn.Sequential(*layers), nn.Linear(widths[-1], spec.n_classes))
 
 

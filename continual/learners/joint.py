@@ -15,7 +15,7 @@ MAX_EXPERIENCES = 100
 
 
 class Joint(SGDLearner):
-    """Train from the initial weights on all rows so far, ``epochs`` passes after each experience.
+    """Train from the initial weights on all rows so far, ``epochs`` passes (or ``iterations``) after each experience.
 
     Not a continual learner: it keeps everything (its bytes say so), and its cost is quadratic in the number
     of experiences. It takes no strategies; the arguments are those of ``SGDLearner``.
@@ -29,6 +29,7 @@ class Joint(SGDLearner):
         spec: Spec,
         batch_size: int = 10,
         epochs: int = 1,
+        iterations: int | None = None,
         head: str = "all",
         clip: Callable[[list[Tensor]], object] | None = None,
         augment: Augment | None = None,
@@ -47,6 +48,7 @@ class Joint(SGDLearner):
             spec=spec,
             batch_size=batch_size,
             epochs=epochs,
+            iterations=iterations,
             head=head,
             clip=clip,
             augment=augment,

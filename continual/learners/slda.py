@@ -88,6 +88,8 @@ class SLDA:
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         """Discriminants (B, n_classes); classes without a row get the lowest of the others minus 1."""
+        if task is not None and not self.spec.task_aware:
+            raise UserError(f"predict got task={task}, and this stream hides task labels; leave it out")
         if not self.count.any():
             return torch.zeros(len(x), self.spec.n_classes)
         if self._solution is None:

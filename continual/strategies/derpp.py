@@ -68,7 +68,8 @@ class DERPP(Strategy):
         return self.strength * mse_loss(out.logits[self.first : self.first + len(self.stored)], self.stored)
 
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
-        self.memory.add(batch, logits=out.logits[: batch.arrived])
+        self.stored = None  # it has served; what is kept is what state_dict says
+        self.memory.add(batch, logits=out.logits[: batch.arrived].float())
 
     def state_dict(self) -> dict[str, Any]:
         return self.memory.state_dict()

@@ -17,13 +17,20 @@ def data_root(root: str | None) -> Path:
 
 
 def existing_file(path: str) -> Path:
-    """The absolute path of a file that exists and is not empty, or a UserError."""
-    full = Path(path).expanduser().absolute()
-    if not full.is_file():
-        raise UserError(f"no file {full}" + ("; that is a folder" if full.is_dir() else ""))
-    if full.stat().st_size == 0:
-        raise UserError(f"{full} is empty")
-    return full
+    """The absolute path of a file that exists and is not empty, or a UserError.
+
+    A relative path is looked up from the working directory, then in the data folder (see :func:`data_root`).
+    """
+    given = Path(path).expanduser()
+    places = list(dict.fromkeys((given.absolute(), data_root(None) / given)))
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        folder = "; that is a folder" if places[0].is_dir() else ""
+        elsewhere = "; set CONTINUAL_DATA to the data folder, or give the whole path" if len(places) > 1 else ""
+        raise UserError(f"no file {', nor '.join(map(str, places))}{folder or elsewhere}")
+    if found.stat().st_size == 0:
+        raise UserError(f"{found} is empty")
+    return found
 
 
 def read_bytes(path: Path) -> bytes:

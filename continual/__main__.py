@@ -1,0 +1,5 @@
+"""``python -m continual``."""
+
+from continual.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,134 @@
+"""``continual run``."""
+
+import os
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from continual.cli import Terminated
+
+if TYPE_CHECKING:
+    from continual.config import Config
+    from continual.sweep import Outcome
+
+EXAMPLES = """examples:
+  continual run strategy=er seed=1
+  continual run 'strategy=[er,ewc]' strategy.ewc.strength=5 scenario/source=mnist
+  continual run -m strategy=none,er,derpp 'seed=range(5)'
+  continual run --config-dir my/conf --allow my strategy=mine"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what differs from the defaults")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run all combinations of the values named")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder with more configs, laid out like conf/")
+    parser.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help="let configs call this package")
+    parser.add_argument("--restart", action="store_true", help="run again what has finished; its old files are kept")
+    parser.add_argument("--quiet", action="store_true", help="print only where the runs lie")
+
+
+def act(options: Namespace) -> int:
+    """Compose, check, run, report."""
+    from continual import config as configs
+
+    with _terminable():
+        if options.multirun:
+            return _many(configs.expand(options.overrides, options.config_dir, options.allow), options)
+        return _one(configs.compose(*options.overrides, config_dir=options.config_dir, allow=options.allow), options)
+
+
+def _one(job: "Config", options: Namespace) -> int:
+    from continual.metrics import accuracy_matrix
+    from continual.progress import title, told, watcher
+    from continual.report.show import brief
+    from continual.sweep import attempt
+
+    with _kept(job), watcher(1, options.quiet) as watch:
+        outcome = attempt(job, restart=options.restart, progress=watch.begin(job))
+        watch.end(outcome)
+    if outcome.run is None:
+        raise outcome.error or RuntimeError("the run has no result")
+    if options.quiet:
+        print(outcome.run.path)
+        return 0
+    again = "" if outcome.run.ran else " (--restart runs it again)"
+    print(f"{title(job)}: {told(outcome)}{again}\n")
+    print(brief(outcome.run.path, outcome.run.metrics, accuracy_matrix(outcome.run.records)))
+    return 0
+
+
+def _many(jobs: Sequence["Config"], options: Namespace) -> int:
+    from continual import track
+    from continual.progress import watcher
+    from continual.sweep import attempt, check
+
+    check(jobs)
+    outcomes: list[Outcome] = []
+    try:
+        with watcher(len(jobs), options.quiet) as watch:
+            for job in jobs:
+                outcomes.append(attempt(job, restart=options.restart, progress=watch.begin(job)))
+                watch.end(outcomes[-1])
+    except (KeyboardInterrupt, Terminated) as stop:
+        stop.add_note(f"{len(outcomes)} of {len(jobs)} runs are over; the same command runs the others")
+        raise
+    finally:
+        track.close()
+    _report(outcomes, options.quiet)
+    return 1 if any(outcome.run is None for outcome in outcomes) else 0
+
+
+def _report(outcomes: Sequence["Outcome"], quiet: bool) -> None:
+    from continual.progress import reason, title
+    from continual.report.compare import compare
+    from continual.report.table import render
+
+    paths = [outcome.run.path for outcome in outcomes if outcome.run is not None]
+    if quiet:
+        print("\n".join(map(str, paths)))
+    elif paths:
+        blocks = compare(paths)
+        print(render(blocks, [None] * len(blocks)))
+        before = sum(outcome.run is not None and not outcome.run.ran for outcome in outcomes)
+        known = f", {before} of them finished before and not run again" if before else ""
+        print(f"\n{len(paths)} runs in {os.path.commonpath(paths)}{known}")
+    failed = [outcome for outcome in outcomes if outcome.run is None]
+    if failed:
+        print(f"{len(failed)} of {len(outcomes)} runs FAILED:", file=sys.stderr)
+    for outcome in failed:
+        notes = getattr(outcome.error, "__notes__", [str(outcome.config.directory)])
+        print(f"  {title(outcome.config)}: {'; '.join([reason(outcome), *notes])}", file=sys.stderr)
+
+
+@contextmanager
+def _kept(job: "Config") -> Iterator[None]:
+    """Say what is left of a run that is stopped."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        if job.directory.exists():
+            stop.add_note(f"what was measured is kept in {job.directory}; the same command starts over")
+        raise
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM ends a run as cleanly as Ctrl-C does."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise Terminated(128 + number)
+
+    before = None
+    with suppress(ValueError):  # only the main thread may
+        before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
