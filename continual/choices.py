@@ -41,5 +41,7 @@ def roots(config_dir: Path | None = None) -> list[Path]:
 
 
 def _about(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    """The comment on the first line that is not one of Hydra's own (``# @package``)."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if not line.startswith("# @")), "")
     return first.lstrip("# ").strip() if first.startswith("#") else ""

@@ -1,6 +1,7 @@
 """One run from config to ledger: build, loop, record. And the way back: load a run's learner."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -179,7 +180,7 @@ def _run_facts(config: Config, facts: dict[str, Any], stream: Stream) -> RunFact
         scenario=config.scenario,
         strategy=config.name,
         seed=config.resolved["seed"],
-        run_id=f"{config.name}-seed{config.resolved['seed']}-{config.hash}".replace("/", "-"),
+        run_id=re.sub(r"[^\w.+-]", "-", f"{config.name}-seed{config.resolved['seed']}-{config.hash}"),
         directory=config.directory,
         config=redact(config.unresolved),
         n_tasks=len(stream.probes),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 REFRESH_SECONDS = 0.1
-LINE_SECONDS = 10.0
+LINE_SECONDS = 30.0
 
 
 class Watcher(Protocol):
@@ -51,16 +51,18 @@ class _Nothing:
 
 
 class _Lines:
-    """A line when a run is over, and one every ten seconds within it."""
+    """A line when a run is over, and one now and then within it."""
 
     def __init__(self, n_runs: int) -> None:
         self.n_runs, self.ended = n_runs, 0
 
     def begin(self, job: Config) -> Progress:
-        began = last = monotonic()
+        began = last = 0.0
 
         def progress(done: float, total: int) -> None:
-            nonlocal last
+            nonlocal began, last
+            if not began:  # building data and network takes its time too, and is no progress
+                began = last = monotonic()
             if monotonic() - last >= LINE_SECONDS:
                 last = monotonic()
                 self._say(job, f"{done / total:.0%} after {last - began:.0f} s")

@@ -9,8 +9,9 @@ run. One run of ours is one run there::
     tracker.finish(summary, matrix, "finished")
     close()                                 # once per process
 
-Not covered: models and snapshots are never uploaded, and a matrix table that was tracked offline reaches the server
-only when it is synced from the machine that wrote it (wandb stores the absolute path).
+Not covered: models and snapshots are never uploaded. A matrix table that was tracked offline reaches the server only
+when it is synced from the machine that wrote it (wandb stores the absolute path); wandb cuts one of more than 10,000
+cells. A run that is killed loses what came in its last one or two seconds.
 """
 
 import logging

@@ -97,9 +97,10 @@ def repeat(stream: IndexStream, laps: int = 2, share: float = 1.0, seed: int = 0
 def blur(stream: IndexStream, width: float = 0.2, seed: int = 0) -> IndexStream:
     """Blurry boundaries: within ``width`` (a share of a task's rows) of a boundary, rows of both tasks mix.
 
-    Each row's place is moved by a triangular random offset of at most ``width`` times the size of the smaller of
-    the two tasks at the boundary it moves towards; boundaries are hidden from then on. ``width`` in [0, 1]. On a
-    stream of whole tasks, tasks still arrive as pieces of their old sizes; every row keeps the task it came from.
+    Each row's place is moved by a triangular random offset of at most d = ``width`` times the size of the smaller
+    of the two tasks at the boundary it moves towards; t d away from it, (1 - t)^2 / 2 of the rows are then the
+    other task's. Boundaries are hidden from then on. ``width`` in [0, 1]. On a stream of whole tasks, tasks still
+    arrive as pieces of their old sizes; every row keeps the task it came from.
     """
     _fraction("blur", "width", width)
     _hides_tasks(stream, "blur", "mixes tasks within an arrival")

@@ -1,0 +1,308 @@
+"""What a training step costs: ours against a bare torch loop and against Avalanche; and what tracking adds to it.
+
+Writes docs/benchmarks/steps.json and renders docs/BENCHMARKS.md from it. On an otherwise idle machine::
+
+    python scripts/benchmark.py                              # all of it: some 15 minutes on one core
+    python scripts/benchmark.py --quick --out /tmp/try.json  # a look; rendered to /tmp/try.md
+    python scripts/benchmark.py --only tracking              # one part, the other is kept as it was
+    python scripts/benchmark.py --only rendering             # the page alone
+
+All loops run in one process on one thread, task by task in turn, so that whatever else the machine does hits all of
+them. CPU time is the primary figure; each ratio is formed within one turn, and its median is reported.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from contenders import BARE, METHODS, Contender, Laps, Moment, Ours, now, random_stream, theirs, usual_pipelines
+
+from continual.loop import loop
+from continual.probe import Probe
+from continual.track import NoTracker, RunFacts, Tracker, Wandb, close
+from continual.types import Record
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "docs/benchmarks/steps.json"
+STEPS = {10: 200, 128: 24}  # batch size -> steps of one task
+GOALS = {  # (who, against whom, batch size) -> bound of the ratio
+    ("ours", "bare", 10): 1.15,
+    ("ours", "bare", 128): 1.05,
+    ("avalanche", "ours", 10): 2.5,
+    ("avalanche_pil", "ours", 10): 4.0,
+}
+NAMES = {
+    "ours": "continual",
+    "bare": "bare torch loop",
+    "avalanche": "Avalanche, the same tensors",
+    "avalanche_pil": "Avalanche, torchvision and PIL (SplitFMNIST)",
+    "avalanche_splitmnist": "Avalanche, float tensors (SplitMNIST)",
+}
+TRACKING_GOAL = 0.05
+
+
+def measure_steps(repeats: int, share: float) -> list[dict[str, Any]]:
+    """One entry per batch size and method: seconds of each turn and contender. The first turn warms up."""
+    results = []
+    for batch, steps in STEPS.items():
+        steps = max(2, round(steps * share))
+        stream = random_stream(repeats + 1, steps * batch)
+        with tempfile.TemporaryDirectory() as folder:
+            pipelines = usual_pipelines(Path(folder), steps * batch)
+        for method in METHODS:
+            say(f"batch {batch}, {method}: ", end="")
+            contenders = gather(method, stream, batch, pipelines)
+            turns = [take_turns(contenders, task) for task in range(repeats + 1)][1:]
+            results.append({"batch": batch, "method": method, "steps": steps, **summarise(turns, steps, batch)})
+            say(", ".join(f"{r['who']}/{r['against']} {r['cpu']['median']:.2f}" for r in results[-1]["ratios"]))
+    return results
+
+
+def gather(method: str, stream: Any, batch: int, pipelines: dict[str, Any]) -> dict[str, Contender]:
+    from continual.bridges.avalanche import to_avalanche
+
+    return {
+        "ours": Ours(method, stream, batch),
+        "bare": BARE[method](stream, batch),
+        "avalanche": theirs(method, list(to_avalanche(stream).train_stream), batch),
+        **{name: theirs(method, experiences, batch) for name, experiences in pipelines.items()},
+    }
+
+
+def take_turns(contenders: dict[str, Contender], task: int) -> dict[str, Laps]:
+    """Every contender trains on one task, in the other order every second time."""
+    order = list(contenders) if task % 2 else list(reversed(contenders))
+    return {name: contenders[name](task) for name in order}
+
+
+def summarise(turns: list[dict[str, Laps]], steps: int, batch: int) -> dict[str, Any]:
+    """Microseconds of a step, ratios between contenders, and microseconds per row of what is done at a task's end."""
+
+    def us(name: str, clock: str, count: int, *, end: bool = False) -> list[float]:
+        laps = [turn[name] for turn in turns]
+        pairs = [(lap.stepped, lap.ended) if end else (lap.began, lap.stepped) for lap in laps]
+        return [(getattr(after, clock) - getattr(before, clock)) / count * 1e6 for before, after in pairs]
+
+    def ratio(who: str, against: str) -> dict[str, Any]:
+        clocks = {
+            clock: spread([a / b for a, b in zip(us(who, clock, steps), us(against, clock, steps), strict=True)])
+            for clock in Moment._fields
+        }
+        return {"who": who, "against": against, **clocks, "goal": GOALS.get((who, against, batch))}
+
+    def times(name: str, count: int, *, end: bool = False) -> dict[str, Any]:
+        return {clock: spread(us(name, clock, count, end=end)) for clock in Moment._fields}
+
+    pairs = [("ours", "bare"), *((name, "ours") for name in turns[0] if name not in ("ours", "bare"))]
+    return {
+        "microseconds": {name: times(name, steps) for name in turns[0]},
+        "ratios": [ratio(*pair) for pair in pairs],
+        "end_microseconds_per_row": {name: times(name, steps * batch, end=True) for name in ("ours", "bare")},
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
+
+
+# ---------------------------------------------------------------- tracking
+
+
+def measure_tracking(repeats: int, share: float) -> dict[str, Any]:
+    """The real loop with wandb offline against the loop without, in turns of as many moments as take seconds."""
+    moments, every = max(5, round(150 * share)), 10
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["WANDB_CACHE_DIR"] = folder
+        began = now()
+        first = Wandb(mode="offline")(run_facts(Path(folder), 0))
+        started = now()
+        first.finish({}, None, "finished")
+        finished = now()
+        tracker = Wandb(mode="offline")(run_facts(Path(folder), 1))
+        steps = (repeats + 1) * moments * every
+        tracks = {"none": (NoTracker(), followed(steps, every)), "wandb": (tracker, followed(steps, every))}
+        turns = [
+            {name: turn(track, source, moments) for name, (track, source) in tracks.items()} for _ in range(repeats + 1)
+        ][1:]
+        tracker.finish({}, None, "finished")
+        close()
+    added = {clock: spread([t["wandb"][clock] / t["none"][clock] - 1 for t in turns]) for clock in Moment._fields}
+    say("tracking adds", f"{added['cpu']['median']:.1%} of CPU time, {added['wall']['median']:.1%} of wall time")
+    return {
+        "steps_between_probes": every,
+        "moments_per_turn": moments,
+        "added_share": added,
+        "step_microseconds": {name: spread([t[name]["cpu"] / moments / every * 1e6 for t in turns]) for name in tracks},
+        "first_start_seconds": started.wall - began.wall,
+        "finish_seconds": finished.wall - started.wall,
+        "goal": TRACKING_GOAL,
+    }
+
+
+def followed(steps: int, every: int) -> Iterator[list[Record]]:
+    """The records of one moment after the other: replay at batch size 10, five probes every ``every`` steps."""
+    stream = random_stream(5, steps * 10 // 5)
+    records = loop(stream, Ours("er", stream, 10).learner, Probe(every=every * 10, max_rows=10))
+    yield from (list(group) for _, group in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)))
+
+
+def turn(tracker: Tracker, source: Iterator[list[Record]], moments: int) -> dict[str, float]:
+    before = now()
+    for records in islice(source, moments):
+        tracker.log(records)
+    after = now()
+    return {"cpu": after.cpu - before.cpu, "wall": after.wall - before.wall}
+
+
+def run_facts(folder: Path, seed: int) -> RunFacts:
+    return RunFacts("er", "random", "er", seed, f"run{seed}", folder / f"seed{seed}", {}, 5)
+
+
+# ---------------------------------------------------------------- the page
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on; nothing that names the machine."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "avalanche": version("avalanche-lib"),
+        "wandb": version("wandb"),
+    }
+
+
+def render(result: dict[str, Any]) -> str:
+    """The page of a result file."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `scripts/benchmark.py` from [steps.json](benchmarks/steps.json); do not edit.",
+        "",
+        "A step: a batch of uint8 images of 28x28, a perceptron 784-400-400-10, cross-entropy, plain SGD. Replay adds",
+        "as many rows as arrive; DER++ draws twice here and in the bare loop, once in Avalanche. The bare loop does the",
+        "same arithmetic on the same rows in the same order: `tests/test_benchmark.py` compares the weights. EWC's",
+        "penalty is active. Avalanche's time does not include its set-up of an experience.",
+        "",
+    ]
+    for part in [key for key in ("steps", "tracking") if key in result]:
+        lines += (_steps if part == "steps" else _tracking)(result[part])
+    return "\n".join(lines) + "\n"
+
+
+def _machine(part: dict[str, Any]) -> list[str]:
+    facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in part["machine"].items())
+    return [f"`{part['command']}`: {facts}.", ""]
+
+
+def _steps(part: dict[str, Any]) -> list[str]:
+    n = part["results"][0]["microseconds"]["ours"]["cpu"]["n"]
+    lines = [
+        "## Steps",
+        "",
+        f"Medians of {n} turns (lowest to highest). CPU time; the ratio of wall times is in the last column.",
+        "",
+    ]
+    for batch in dict.fromkeys(result["batch"] for result in part["results"]):
+        lines += [f"### Batch size {batch}", "", "| method | loop | µs of a step | ratio | goal | wall |"]
+        lines += ["|---|---|---:|---:|---:|---:|"]
+        for result in part["results"]:
+            lines += _rows(result) if result["batch"] == batch else []
+        lines.append("")
+    fisher = [
+        f"{NAMES[name]} {_range(times['cpu'], 0)} µs at batch size {result['batch']}"
+        for result in part["results"]
+        if result["method"] == "ewc"
+        for name, times in result["end_microseconds_per_row"].items()
+    ]
+    told = f"EWC's Fisher information at the end of a task, per row of it: {'; '.join(fisher)}."
+    return [*lines, told, "", *_machine(part)]
+
+
+def _rows(result: dict[str, Any]) -> list[str]:
+    rows = []
+    ratios = {frozenset((r["who"], r["against"])): r for r in result["ratios"]}
+    for name, times in result["microseconds"].items():
+        r = ratios.get(frozenset((name, "bare" if name == "ours" else "ours")))
+        shown = ["", "", ""]
+        if r and name != "bare":
+            bound = "" if r["goal"] is None else f"{'≤' if name == 'ours' else '≥'} {r['goal']}"
+            what = f"{_range(r['cpu'], 2)} of {r['against'].replace('ours', 'continual')}"
+            shown = [what, bound, f"{r['wall']['median']:.2f}"]
+        cells = [result["method"], NAMES[name], _range(times["cpu"], 0), *shown]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _tracking(part: dict[str, Any]) -> list[str]:
+    result = part["results"]
+    added, step = result["added_share"], result["step_microseconds"]
+    return [
+        "## Tracking",
+        "",
+        f"The loop of a run (ER, batch size 10, five probes every {result['steps_between_probes']} steps) with wandb",
+        f"offline against the same without, {added['cpu']['n']} turns each in alternation: {_percent(added['cpu'])}",
+        f"more CPU time and {_percent(added['wall'])} more wall time (goal: at most {result['goal']:.0%}), at",
+        f"{_range(step['none'], 0)} µs of CPU time a step without. Starting wandb takes",
+        f"{result['first_start_seconds']:.1f} s once per process, ending a run {result['finish_seconds']:.1f} s.",
+        "",
+        *_machine(part),
+    ]
+
+
+def _range(values: dict[str, float], digits: int) -> str:
+    return f"{values['median']:.{digits}f} ({values['low']:.{digits}f} to {values['high']:.{digits}f})"
+
+
+def _percent(values: dict[str, float]) -> str:
+    return f"{values['median']:.1%} ({values['low']:.1%} to {values['high']:.1%})"
+
+
+def say(*words: str, end: str = "\n") -> None:
+    print(*words, end=end, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the steps and three turns")
+    parser.add_argument("--repeats", type=int, default=5, help="turns, at most 9 (default 5)")
+    parser.add_argument("--only", choices=("steps", "tracking", "rendering"), help="one part; the other is kept")
+    parser.add_argument("--out", type=Path, default=RESULT, help="the result file")
+    arguments = parser.parse_args()
+    if not 1 <= arguments.repeats <= 9:
+        parser.error(f"--repeats {arguments.repeats} must be from 1 to 9")
+    torch.set_num_threads(1)
+    repeats, share = (3, 0.2) if arguments.quick else (arguments.repeats, 1.0)
+    result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    about = {"command": " ".join(["python", "scripts/benchmark.py", *sys.argv[1:]]), "machine": machine()}
+    for part, measure in (("steps", measure_steps), ("tracking", measure_tracking)):
+        if arguments.only in (None, part):
+            result[part] = {**about, "results": measure(repeats, share)}
+    page = (
+        ROOT / "docs/BENCHMARKS.md" if arguments.out.parent.name == "benchmarks" else arguments.out.with_suffix(".md")
+    )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    page.write_text(render(result), encoding="utf-8")
+    say(f"wrote {arguments.out} and {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""Run published protocols, judge each against its reference, and render the table of what was reproduced.
+
+Each row runs its seeds through the public API and writes ``docs/reproduction/<row>.json``; the table
+``docs/REPRODUCTION.md`` is rendered from these files and nothing else. The data are looked for where
+``CONTINUAL_DATA`` says::
+
+    python scripts/reproduce.py --list
+    python scripts/reproduce.py --row split_mnist_mir_er
+    python scripts/reproduce.py --all
+    python scripts/reproduce.py --render
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import continual
+from continual.manifest import version
+from continual.statistics import Estimate, interval
+
+ROOT = Path(__file__).parents[1]
+RESULTS, TABLE = ROOT / "docs" / "reproduction", ROOT / "docs" / "REPRODUCTION.md"
+PACKAGES = ("continual", "torch", "numpy", "scikit-learn", "hydra-core")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: of its result file.
+        protocol: what is run, in words.
+        overrides: what is run, as ``continual run`` takes it; without seed, tracking and output.
+        metric: of the run's metrics; in [0, 1], reported in percent.
+        reference: the figure to reach, in percent.
+        source: of the reference.
+        seeds: how many runs; 1 if nothing is random.
+        gate: whether there is a verdict; a figure of another model is only shown.
+        notes: what else was tried, and what the protocol leaves open.
+    """
+
+    name: str
+    protocol: str
+    overrides: tuple[str, ...]
+    metric: str
+    reference: float
+    source: str
+    seeds: int = 10
+    gate: bool = True
+    notes: str = ""
+
+    @property
+    def tolerance(self) -> float:
+        """Points by which the mean may differ from the reference."""
+        return 0.1 if self.seeds == 1 else 2.0
+
+    def command(self, seeds: int) -> str:
+        """The runs of this row as a command."""
+        words = ["continual", "run", "-m", *self.overrides, f"seed=range({seeds})", "track=none"]
+        return shlex.join(words)
+
+
+MIR = (
+    "5 tasks of 2 digits and 1000 rows each, every row once, 10 rows an update, MLP 784-400-400-10, SGD lr 0.1, "
+    "inputs in [0, 1], all 10 logits compete; class order and rows by seed; mean over tasks of the accuracy on all "
+    "test rows at the end. "
+)
+REPLAY = "Reservoir of 500 rows, {} replayed per update without replacement and none of the current task. "
+ER = ("strategy=er", "strategy.er.memory.capacity=500")
+MIR_ER = ("experiment=split_mnist_mir", *ER, "strategy.er.exclude_current=true")
+NOISE = "A fifth of the training labels is swapped for the other class of the task. "
+FLOOR = (
+    "Streaming linear discriminant analysis of {}, one pass, no replay, any order of rows; accuracy on all test rows. "
+)
+FOURIER = "2000 random Fourier features (gamma 0.02; drawn by the seed)"
+RERUN = "independent re-run"
+
+ROWS = (
+    Row(
+        "split_mnist_mir_none",
+        MIR + "No replay.",
+        ("experiment=split_mnist_mir",),
+        "average_accuracy",
+        18.85,
+        f"{RERUN}, ± 0.55; published 19.0 ± 0.2",
+        seeds=20,
+    ),
+    Row(
+        "split_mnist_mir_er",
+        MIR + REPLAY.format(10),
+        MIR_ER,
+        "average_accuracy",
+        84.95,
+        f"{RERUN}, ± 2.66, n = 10; published 82.1 ± 1.5",
+        seeds=20,
+    ),
+    Row(
+        "split_mnist_mir_er_40",
+        MIR + REPLAY.format(40),
+        (*MIR_ER, "strategy.er.n_replay=40"),
+        "average_accuracy",
+        86.46,
+        f"{RERUN}, ± 1.22",
+        seeds=20,
+    ),
+    Row(
+        "split_mnist_mir_noise_er",
+        MIR + REPLAY.format(10) + NOISE,
+        (*MIR_ER, "operator=noise", "operator.noise.rate=0.2"),
+        "average_accuracy",
+        77.94,
+        f"{RERUN}, ± 6.57",
+        seeds=20,
+    ),
+    Row(
+        "split_mnist_mir_noise_er_40",
+        MIR + REPLAY.format(40) + NOISE,
+        (*MIR_ER, "strategy.er.n_replay=40", "operator=noise", "operator.noise.rate=0.2"),
+        "average_accuracy",
+        80.94,
+        f"{RERUN}, ± 3.27",
+        seeds=20,
+    ),
+    Row(
+        "split_fashion_online_er",
+        "5 tasks of 2 classes and 12,000 rows each, in arrivals of 10 rows, every row once, boundaries hidden; "
+        "MLP 784-256-256-10, SGD lr 0.1; reservoir of 500 rows, 128 replayed per update without replacement, the "
+        "current task included; class order and rows by seed; mean over tasks of the accuracy at the end.",
+        ("experiment=split_fashion_online", *ER, "strategy.er.n_replay=128"),
+        "average_accuracy",
+        78.19,
+        f"{RERUN}, ± 0.46, n = 2",
+    ),
+    Row(
+        "electricity_last_label",
+        "45,312 rows in time order, one at a time; the answer is the label before. Accuracy over all rows.",
+        ("experiment=electricity_prequential",),
+        "last_label_accuracy",
+        85.3,
+        f"published 85.33, {RERUN} 85.3",
+        seeds=1,
+    ),
+    Row(
+        "electricity_linear",
+        "45,312 rows in time order, each predicted and then learned, one at a time; softmax regression on the 7 "
+        "numbers and the one-hot day, SGD lr 0.1 without schedule. Accuracy over all rows.",
+        ("experiment=electricity_prequential",),
+        "prequential_accuracy",
+        82.2,
+        "peers' figure for a logistic regression of theirs, not a gate",
+        gate=False,
+    ),
+    Row(
+        "slda_mnist",
+        FLOOR.format("raw pixels of MNIST"),
+        ("experiment=slda_mnist",),
+        "stream_accuracy",
+        87.41,
+        RERUN,
+        seeds=1,
+    ),
+    Row(
+        "slda_fashion",
+        FLOOR.format("raw pixels of Fashion-MNIST"),
+        ("experiment=slda_fashion",),
+        "stream_accuracy",
+        81.57,
+        RERUN,
+        seeds=1,
+    ),
+    Row(
+        "slda_rff_mnist",
+        FLOOR.format(f"{FOURIER} of MNIST"),
+        ("experiment=slda_mnist", "learner.n_features=2000"),
+        "stream_accuracy",
+        95.81,
+        RERUN,
+    ),
+    Row(
+        "slda_rff_fashion",
+        FLOOR.format(f"{FOURIER} of Fashion-MNIST"),
+        ("experiment=slda_fashion", "learner.n_features=2000"),
+        "stream_accuracy",
+        85.79,
+        RERUN,
+    ),
+)
+
+
+def half_width(estimate: Estimate) -> float | None:
+    """The larger of the interval's two sides; None if it has none."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return max(estimate.mean - estimate.low, estimate.high - estimate.mean)
+
+
+def verdict(row: Row, estimate: Estimate) -> str:
+    """``reproduced``: the mean is within ``row.tolerance`` of the reference, and the half-width at most as large.
+
+    With a larger half-width (or one run where seeds matter) ``undecided, n = ...``; else ``differs``, with the points.
+    """
+    difference = estimate.mean - row.reference
+    if not row.gate:
+        return f"no gate ({difference:+.2f})"
+    width = 0.0 if row.seeds == 1 else half_width(estimate)
+    if width is None or width > row.tolerance:
+        return f"undecided, n = {estimate.n}"
+    return "reproduced" if abs(difference) <= row.tolerance else f"differs ({difference:+.2f})"
+
+
+def measure(row: Row, seeds: int, output: str) -> dict[str, float]:
+    """{seed: metric in percent}; runs that lie in ``output`` already are read."""
+    values = {}
+    for config in continual.expand([*row.overrides, f"seed=range({seeds})", "track=none", f"output={output}"]):
+        values[str(config.resolved["seed"])] = round(100 * continual.run_config(config).metrics[row.metric], 4)
+        print(f"{row.name} seed {config.resolved['seed']}: {row.metric} {list(values.values())[-1]:.2f}", flush=True)
+    return values
+
+
+def result(row: Row, values: Mapping[str, float], seconds: float, code: Mapping[str, Any]) -> dict[str, Any]:
+    """What the row's file holds."""
+    estimate = interval(values.values())
+    width = half_width(estimate)
+    return {
+        "row": row.name,
+        "protocol": row.protocol.strip(),
+        "command": row.command(len(values)),
+        "metric": row.metric,
+        "values": dict(values),
+        "n": estimate.n,
+        "mean": round(estimate.mean, 4),
+        "deviation": None if estimate.deviation is None else round(estimate.deviation, 4),
+        "interval": None
+        if width is None
+        else [round(end, 4) for end in (estimate.low, estimate.high) if end is not None],
+        "half_width": None if width is None else round(width, 4),
+        "method": "nothing is random" if row.seeds == 1 else estimate.method,
+        "reference": row.reference,
+        "source": row.source,
+        "tolerance": row.tolerance if row.gate else None,
+        "verdict": verdict(row, estimate),
+        "notes": row.notes,
+        "seconds": round(seconds, 1),
+        **code,
+    }
+
+
+def code_state() -> dict[str, Any]:
+    """The commit, whether anything but ``docs`` differs from it, and what else decides a result."""
+    sha = _git("rev-parse", "HEAD")
+    dirty = bool(_git("status", "--porcelain", "--", ".", ":!docs"))
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"commit": sha, "dirty": dirty, "versions": versions}
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run_rows(rows: Sequence[Row], seeds: int | None, results: Path = RESULTS) -> None:
+    """Run each row and write its file; rows of one command share the runs that they have in common."""
+    code = code_state()
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as output:
+        for row in rows:
+            began = time.perf_counter()
+            values = measure(row, row.seeds if seeds is None or row.seeds == 1 else seeds, output)
+            facts = result(row, values, time.perf_counter() - began, code)
+            text = json.dumps(facts, indent=2, ensure_ascii=False)
+            (results / f"{row.name}.json").write_text(f"{text}\n", encoding="utf-8")
+            print(f"{row.name}: {shown(facts)}, reference {row.reference}: {facts['verdict']}", flush=True)
+
+
+def shown(facts: Mapping[str, Any]) -> str:
+    """Mean and half-width, or the mean alone."""
+    width = facts["half_width"]
+    return f"{facts['mean']:.2f}" + ("" if width is None else f" ± {width:.2f}")
+
+
+HEADER = """\
+<!-- Rendered by `python scripts/reproduce.py --render` from docs/reproduction/*.json; do not edit. -->
+# Reproduction
+
+Published protocols, run by this package. All figures are accuracies in percent. *Ours* is the mean over n seeds ± the
+larger side of its 95% interval. A row is **reproduced** if its mean differs from the reference by at most 2 points and
+the half-width is at most 2 points; if nothing in it is random, by at most 0.1 points. With a wider interval it is
+*undecided*, otherwise it *differs*. No hyper-parameter was chosen on these streams: all are those of the protocol.
+
+`CONTINUAL_DATA` names the folder with the data; `python scripts/reproduce.py --row ROW` runs a row again and
+`python scripts/reproduce.py --all` all of them. Per-seed values, commit and versions are in `docs/reproduction/`.
+
+| row | reference | ours | n | verdict | command |
+|---|---|---|---|---|---|
+"""
+
+
+def render(results: Sequence[Mapping[str, Any]]) -> str:
+    """The page: the table, then what each row runs."""
+    lines = [
+        f"| [{r['row']}](#{r['row']}) | {r['reference']} | {shown(r)} | {r['n']} | {r['verdict']} | `{r['command']}` |"
+        for r in results
+    ]
+    return HEADER + "\n".join([*lines, "", *map(_details, results)])
+
+
+def _details(r: Mapping[str, Any]) -> str:
+    changed = " with uncommitted changes" if r["dirty"] else ""
+    versions = ", ".join(f"{name} {number}" for name, number in r["versions"].items() if number)
+    facts = [
+        f"## {r['row']}\n",
+        f"{r['protocol']}\n",
+        f"- Reference: {r['reference']} ({r['source']}); metric `{r['metric']}`; error bar: {r['method']}.",
+        f"- Commit {r['commit'][:12]}{changed}; {versions}; {r['seconds']:.0f} seconds.",
+    ]
+    return "\n".join([*facts, *([f"- {r['notes']}"] if r["notes"] else []), ""])
+
+
+def stored(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """The result files that there are, in the order of the rows."""
+    paths = [results / f"{row.name}.json" for row in ROWS]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def chosen(names: Sequence[str]) -> list[Row]:
+    """Rows by name."""
+    known = {row.name: row for row in ROWS}
+    for name in names:
+        if name not in known:
+            raise continual.UserError(f"--row {name} does not exist; choose from {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--row", nargs="+", metavar="NAME", help="run these rows and render the table")
+    what.add_argument("--all", action="store_true", help="run all rows and render the table")
+    what.add_argument("--list", action="store_true", help="say which rows there are")
+    what.add_argument("--render", action="store_true", help="render the table from the result files")
+    parser.add_argument("--seeds", type=int, metavar="N", help="run so many seeds where seeds matter")
+    options = parser.parse_args(words)
+    if options.list:
+        print("\n".join(f"{row.name:30} {row.reference:6}  {row.command(row.seeds)}" for row in ROWS))
+        return
+    if options.row or options.all:
+        run_rows(ROWS if options.all else chosen(options.row), options.seeds)
+    TABLE.write_text(render(stored()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except continual.UserError as error:
+        sys.exit(f"reproduce: {error}")
