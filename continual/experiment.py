@@ -19,7 +19,7 @@ from continual.loop import loop
 from continual.manifest import manifest
 from continual.metrics import accuracy_matrix, summary
 from continual.track import RunFacts, Tracker
-from continual.types import Experience, Learner, Record, Spec, Stream
+from continual.types import Experience, Inspectable, Learner, Record, Spec, Stream
 
 SNAPSHOT = "learner.snapshot"
 Progress = Callable[[float, int], None]
@@ -135,6 +135,8 @@ class _Watched:
         self.learner, self.total, self.progress = learner, total, progress
         self.predict, self.cost = learner.predict, learner.cost
         self.state_dict, self.load_state_dict = learner.state_dict, learner.load_state_dict
+        if isinstance(learner, Inspectable):
+            self.inspect = learner.inspect
 
     def learn(self, experience: Experience) -> Iterator[int]:
         consumed, size = 0, max(len(experience.rows), 1)

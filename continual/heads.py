@@ -50,9 +50,9 @@ class Head:
 
     def arrive(self, y: Tensor, task: int | None) -> None:
         """Note the labels (B,) that arrived."""
-        self.seen[y] = True
+        self.seen.index_fill_(0, y, True)
         if self.kind == "current":
-            self.current[y] = True
+            self.current.index_fill_(0, y, True)
         if self.kind == "per_task" and task is not None:
             missing = task + 1 - len(self.tasks)
             if missing > 0:

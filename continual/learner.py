@@ -21,7 +21,7 @@ from continual.seeding import derive
 from continual.state import nbytes
 from continual.step import step, task_loss
 from continual.strategy import Seams, Strategy, View, Weights
-from continual.types import Batch, Cost, Experience, Output, Rows, Spec
+from continual.types import Batch, Cost, Experience, Inspection, Output, Rows, Spec
 
 
 class SGDLearner:
@@ -67,8 +67,8 @@ class SGDLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "model"))
             self.network = Network(model(spec), spec).to(self.device)
-        self.optimizer = optimizer([p for p in self.network.parameters() if p.requires_grad])
-        self.scheduler = scheduler(self.optimizer) if scheduler else None
+        self.optimizer = _optimizer(optimizer, [p for p in self.network.parameters() if p.requires_grad])
+        self.scheduler = _scheduled(scheduler, self.optimizer) if scheduler else None
         self.head = Head(head, spec, self.device)
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
         self.noise = self._own_noise()
@@ -130,6 +130,11 @@ class SGDLearner:
             for s in self.seams.predict:
                 out = out._replace(logits=s.predict(self.view, x, out, task))
         return self.head.restrict(out.logits, task)
+
+    def inspect(self, x: Tensor) -> Inspection:
+        """Features (B, F) of the rows ``x`` in eval mode, None if the model tells none, and the parameters."""
+        with self._still(), torch.no_grad():
+            return Inspection(self.network(x.to(self.device)).features, list(self.network.parameters()))
 
     def cost(self) -> Cost:
         """Forward-equivalents spent so far, and bytes held now."""
@@ -229,11 +234,33 @@ class _Noise(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         self.outside = torch.get_rng_state()
+        assert self.learner.noise is not None
         torch.set_rng_state(self.learner.noise)
 
     def __exit__(self, *exc: object) -> None:
         self.learner.noise = torch.get_rng_state()
         torch.set_rng_state(self.outside)
+
+
+def _optimizer(make: Callable[..., torch.optim.Optimizer], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    try:
+        return make(parameters)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the optimizer cannot be made: {error}; see optimizer.*") from error
+
+
+def _scheduled(
+    scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler], optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The scheduler, after a step on a copy: a period of 0 is noticed only then."""
+    trial = deepcopy(optimizer)
+    try:
+        made = scheduler(trial)
+        trial.step()
+        made.step()
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise UserError(f"the scheduler cannot make a step: {error}; see scheduler.*") from error
+    return scheduler(optimizer)
 
 
 def _consumed(arrived: int, sizes: list[int]) -> list[int]:

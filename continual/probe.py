@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from continual.errors import UserError
-from continual.metrics import calibration_error
+from continual.measures import calibration_error, dormant_fraction, effective_rank, weight_norm
 from continual.step import MASKED
-from continual.types import Batch, Experience, Learner, Record, Rows, Stream
+from continual.types import Batch, Experience, Inspectable, Learner, Record, Rows, Stream
 
 Answers = tuple[int, int, int]
 """What the learner, the last label and the label-only learner answered for one row."""
+
+INSPECTED = 1024  # rows whose features are looked at
+DORMANT = 0.025  # a unit is dormant at or below this share of its layer's mean activation (Sokar et al. 2023)
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,24 @@ class Measure:
         for probe, logits in self._answers(range(len(self.labels))):
             error = calibration_error(logits.softmax(1), self.labels[probe])
             yield self._record(task, "final", probe, "calibration_error", error)
+        for metric, value in self._inside():
+            yield self._record(task, "final", None, metric, value)
         per_row = cost.forward_equivalents / max(self.arrived, 1)
         yield self._record(task, "final", None, "forward_equivalents_per_row", per_row)
         yield self._record(task, "final", None, "peak_bytes", max(self.peak, cost.bytes))
         yield self._record(task, "final", None, "seconds", seconds)
+
+    def _inside(self) -> Iterator[tuple[str, float]]:
+        """Measures of plasticity, over at most ``INSPECTED`` rows dealt evenly from all probes."""
+        if not isinstance(self.learner, Inspectable) or not self.labels:
+            return
+        share = max(1, INSPECTED // len(self.labels))
+        x = torch.cat([rows.take(torch.arange(min(len(rows), share))).x for rows in self.stream.probes])
+        features, parameters = self.learner.inspect(x)
+        if features is not None:
+            yield "dormant_fraction", dormant_fraction(features, DORMANT)
+            yield "effective_rank", effective_rank(features)
+        yield "weight_norm", weight_norm(parameters)
 
     def _record(self, task: int | None, at: str, probe: int | None, metric: str, value: float) -> Record:
         return Record(self.rows_seen, self.step, task, at, probe, metric, float(value))

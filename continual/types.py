@@ -168,6 +168,22 @@ class Learner(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Inspection(NamedTuple):
+    """What a network looks like inside: ``features`` (B, F) or None, and all its parameters."""
+
+    features: Tensor | None
+    parameters: Sequence[Tensor]
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A learner whose network may be looked into, for measures of plasticity."""
+
+    def inspect(self, x: Tensor) -> Inspection:
+        """Features of ``x`` (B, *in_shape) in eval mode, and the weights; changes nothing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One measured fact. Ledger, tracker and report consume only these.

@@ -34,9 +34,8 @@ class IndexRows:
         return len(self.ids)
 
     def take(self, indices: Tensor) -> Batch:
-        ids = self.ids[indices]
-        n = len(ids)
-        return Batch(self.inputs.fetch(ids), self.y[indices], torch.full((n,), 1 / max(n, 1)), n, {"id": ids})
+        ids, y, n = self.ids.index_select(0, indices), self.y.index_select(0, indices), len(indices)
+        return Batch(self.inputs.fetch(ids), y, torch.full((n,), 1 / max(n, 1)), n, {"id": ids})
 
     def fetch(self, ids: Tensor) -> Tensor:
         return self.inputs.fetch(ids)

@@ -1,6 +1,7 @@
 """What every test shares: one thread, so that results do not depend on the machine's cores."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,16 @@ def data_root(monkeypatch: pytest.MonkeyPatch) -> Path | None:
         monkeypatch.setenv("CONTINUAL_DATA", str(beside))
     folder = os.environ.get("CONTINUAL_DATA")
     return Path(folder) if folder else None
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs one command line in this process; gives its exit code, what it printed, and what it said on stderr."""
+    from continual.cli import main
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(list(words))
+        return code, *capsys.readouterr()
+
+    return call

@@ -30,8 +30,8 @@ BLOBS: Case = (
     "scenario.source.n_classes=6",
     "scenario.source.rows_per_class=12",
     "scenario.n_tasks=3",
-    "train.epochs=2",
 )
+DIGITS: Case = ("scenario.rows_per_task=14",)
 MOODY: Case = ("model._target_=continual.contract.tools.moody", "model.hidden=[16]")
 QUIET: Case = ("track=none",)
 
@@ -52,13 +52,13 @@ def of_learner(name: str) -> Case:
 
 # What the choices of each group are put into, and what makes some of them small enough.
 LEARNED: dict[str, Callable[[str], Case]] = {
-    "strategy": lambda name: (f"strategy={name}", *MOODY, *BLOBS),
+    "strategy": lambda name: (f"strategy={name}", "train.epochs=2", *MOODY, *BLOBS),
     "learner": of_learner,
-    "model": lambda name: (f"model={name}",),
+    "model": lambda name: (f"model={name}", *DIGITS),
     "optimizer": lambda name: (f"optimizer={name}", "strategy=er", *MOODY, *BLOBS),
     "scheduler": lambda name: (f"scheduler={name}", *MOODY, *BLOBS),
     "clip": lambda name: (f"clip={name}", *MOODY, *BLOBS),
-    "augment": lambda name: (f"augment={name}", "strategy=er", *MOODY),
+    "augment": lambda name: (f"augment={name}", "strategy=er", *MOODY, *DIGITS),
     "memory": lambda name: (f"memory@strategy.er.memory={name}", "strategy=er", *MOODY, *BLOBS),
 }
 SMALL: dict[str, Case] = {
@@ -94,7 +94,7 @@ def learner_cases() -> list[Case]:
 
 def told(case: Case) -> str:
     """The id of a case: what is special about it."""
-    usual = {*MOODY, *BLOBS, *QUIET, *SMALL.get(case[0], ())}
+    usual = {"train.epochs=2", *MOODY, *BLOBS, *DIGITS, *QUIET, *SMALL.get(case[0], ())}
     return ",".join(word for word in case if word not in usual)
 
 

@@ -1,7 +1,7 @@
 """What is measured and when, worked out by hand on a learner whose every answer is known."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from continual.errors import UserError
 from continual.learner import SGDLearner
 from continual.loop import loop
+from continual.memory import Reservoir
 from continual.models import mlp
 from continual.probe import LabelBaselines, Measure, Probe
 from continual.strategies.er import ER
@@ -196,7 +197,7 @@ def test_accuracy_among_the_classes_seen_by_hand() -> None:
 
 
 def test_negative_flips_by_hand() -> None:
-    """Right at the last task end and wrong now, over all rows of the probe; the first end has nothing to compare with."""
+    """Right at the last task end and wrong now, over all rows; the first end has nothing to compare with."""
     right, wrong = [1.0, 0.0], [0.0, 1.0]
     stages = ([right] * 4, [right, right, wrong, wrong], [right, wrong, right, wrong], [wrong, wrong, wrong, right])
     stream = fixed([Table([0] * 4, x=[0, 1, 2, 3])], [0, 1, 2], [Table([0])] * 3, n_classes=2)
@@ -260,8 +261,6 @@ def blobs() -> IndexStream:
     Probe(every=1), Probe(every=7, max_rows=2), Probe(prequential=True, window=5), Probe(batch_size=1)
 ], ids=repr)  # fmt: skip
 def test_measuring_changes_nothing(probe: Probe) -> None:
-    from continual.memory import Reservoir
-
     def learner() -> SGDLearner:
         noisy = partial(mlp, hidden=(5,))
         strategies = {"er": ER(partial(Reservoir, 10), n_replay=3)}
@@ -274,9 +273,15 @@ def test_measuring_changes_nothing(probe: Probe) -> None:
         )
 
     plain, measured = learner(), learner()
-    expected = {r for r in loop(blobs(), plain, Probe()) if r.metric != "seconds"}
-    found = {r for r in loop(blobs(), measured, probe) if r.metric != "seconds"}
-    assert expected <= found
+
+    def known(records: Iterator[Record]) -> dict[tuple[object, ...], float]:
+        return {
+            (r.rows_seen, r.step, r.task, r.at, r.probe, r.metric): r.value for r in records if r.metric != "seconds"
+        }
+
+    expected = known(loop(blobs(), plain, Probe()))
+    found = known(loop(blobs(), measured, probe))
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-6)
     for name, tensor in plain.network.state_dict().items():
         assert torch.equal(measured.network.state_dict()[name], tensor)
 
@@ -297,10 +302,10 @@ def test_prequential_accuracy_by_hand() -> None:
 
 
 def test_label_baselines_by_hand() -> None:
-    """One row per arrival, labels 0 1 0 1 1 0. Before any label, both answer class 0."""
-    labels = [0, 1, 0, 1, 1, 0]
-    last = [0, 0, 1, 0, 1, 1]
-    blind = [0, 0, 1, 0, 0, 0]  # after the fourth label: 1 was followed by 0 once; after the fifth, by 0 and by 1 once
+    """One row per arrival. Before any label both answer class 0; what was followed by nothing yet is repeated."""
+    labels = [0, 1, 0, 1, 0, 1]
+    last = [0, 0, 1, 0, 1, 0]
+    blind = [0, 0, 1, 0, 0, 1]  # at the fourth row 0 was followed by 0 and by 1 once each, at the sixth by 1 twice
     found, baselines = [], LabelBaselines(2)
     for label in labels:
         found.append(baselines.answer())
@@ -309,7 +314,7 @@ def test_label_baselines_by_hand() -> None:
     stream = fixed([], [0] * 6, [Table([y], first=i) for i, y in enumerate(labels)])
     records = list(loop(stream, Parrot(4, lambda x, learned: 3), Probe(prequential=True)))
     assert values(records, "prequential_accuracy") == [0.0]
-    assert values(records, "last_label_accuracy") == [2 / 6]
+    assert values(records, "last_label_accuracy") == [1 / 6]
     assert values(records, "blind_accuracy") == [3 / 6]
 
 
@@ -369,12 +374,11 @@ def test_rows_whose_label_never_comes_are_asked_and_not_scored() -> None:
     assert values(records, "prequential_accuracy") == [1.0]
 
 
-@pytest.mark.parametrize("delay", [0, 1, 3, 7, 12])
+@pytest.mark.parametrize(("laps", "delay"), [(1, 0), (1, 1), (1, 3), (1, 9), (3, 0), (3, 2), (3, 7), (3, 14)])
 @pytest.mark.parametrize("missing", [0.0, 0.4])
-@pytest.mark.parametrize("laps", [1, 3])
 @pytest.mark.parametrize("arrival_rows", [1, 2, 5])
 def test_operators_together_score_what_a_plain_simulation_scores(
-    delay: int, missing: float, laps: int, arrival_rows: int
+    laps: int, delay: int, missing: float, arrival_rows: int
 ) -> None:
     """Answers encode when they were given: right only if given by the learner of that moment."""
     labels = [0, 1, 2, 3, 1, 0, 2, 2, 3, 1]
@@ -399,13 +403,11 @@ def test_operators_together_score_what_a_plain_simulation_scores(
 
 def test_labels_out_of_order_find_their_answers() -> None:
     """Three rows are asked; their labels come last first, between them the learner changes its answer."""
-    ask = Table([-1, -1, -1])
-    arrivals = [Experience(0, Table([]), ask=ask), *(Experience(i, Table([i % 2], first=3 - i)) for i in (1, 2, 3))]
+    arrivals = [Experience(0, Table([]), ask=Table([-1, -1, -1]))]
+    arrivals += [Experience(i, Table([3 - i], first=3 - i)) for i in (1, 2, 3)]
     stream = Fixed(Spec((1,), 4), [], [0] * 4, arrivals)
-    records = list(loop(stream, Parrot(4, lambda x, learned: int(x) if not learned else 3), Probe(prequential=True)))
-    assert values(records, "prequential_accuracy") == [
-        1 / 3
-    ]  # answers 2, 1, 0; labels 1, 0, 1 for rows 2, 1, 0... see below
+    records = list(loop(stream, Parrot(4, lambda x, learned: 3 if learned else int(x)), Probe(prequential=True)))
+    assert values(records, "prequential_accuracy") == [1.0]
 
 
 def test_rows_told_without_a_question_are_asked_on_the_spot() -> None:
@@ -468,4 +470,4 @@ def test_an_interrupted_measure_says_nothing_it_has_not_measured() -> None:
 @pytest.mark.parametrize("name", ["every", "max_rows", "window", "batch_size"])
 def test_values_below_one_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"probe.{name}=0 must be at least 1"):
-        Probe(**{name: 0})
+        replace(Probe(), **{name: 0})  # type: ignore[arg-type]

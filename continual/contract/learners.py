@@ -158,15 +158,15 @@ def modes_are_restored(make_learner: MakeLearner, make_stream: MakeStream) -> No
 
 def evaluation_changes_nothing(make_learner: MakeLearner, make_stream: MakeStream) -> None:
     """With any schedule of probes, the weights at the end and the records that two schedules share are identical."""
-    stream = make_stream()
-    ends = fingerprint(run_through(make_learner(), stream))
+    stream, ends = make_stream(), set[bytes]()
     shared: dict[tuple[object, ...], float] = {}
-    for probe in (Probe(), Probe(every=1), Probe(every=9, max_rows=3, prequential=True, window=8)):
+    for probe in (Probe(), Probe(every=10), Probe(every=20, prequential=True, window=8)):
         learner = make_learner()
         records = [r for r in loop(stream, learner, probe) if r.metric not in TIMINGS]
-        assert fingerprint(learner) == ends, f"{probe} changed what was learned; does predict advance a generator?"
+        ends.add(fingerprint(learner))
+        assert len(ends) == 1, f"{probe} changed what was learned; does predict advance a generator?"
         for record in records:
-            value = shared.setdefault(_key(record, probe), record.value)
+            value = shared.setdefault(_what(record), record.value)
             same = value == record.value or value != value
             assert same, f"{probe}: {record.metric} is {record.value}, and {value} under another schedule"
 
@@ -278,7 +278,6 @@ def _check_globals(before: Globals, call: str) -> None:
     assert not moved, f"{call} drew from or reseeded the global generator of {moved}; keep a generator of its own"
 
 
-def _key(record: Record, probe: Probe) -> tuple[object, ...]:
-    """What two schedules must agree on; within a task, only where they probe the same rows."""
-    rows = probe.max_rows if record.at == "step" else None
-    return record.rows_seen, record.step, record.task, record.at, record.probe, record.metric, rows
+def _what(record: Record) -> tuple[object, ...]:
+    """What a record says the value of."""
+    return record.rows_seen, record.step, record.task, record.at, record.probe, record.metric

@@ -63,7 +63,7 @@ class SLDA:
 
     def learn(self, experience: Experience) -> Iterator[int]:
         """Take in ``batch_size`` rows at a time."""
-        chunks = torch.arange(len(experience.rows)).split(self.batch_size) if len(experience.rows) else ()
+        chunks = torch.split(torch.arange(len(experience.rows)), self.batch_size) if len(experience.rows) else ()
         for indices in chunks[self.updates :]:
             batch = experience.rows.take(indices)
             z = self.features(batch.x)  # (B, F)

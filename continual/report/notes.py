@@ -20,7 +20,7 @@ def notes(block: Block) -> list[str]:
     """One sentence each; those in capitals forbid the comparison."""
     runs = [(row.label, run) for row in block.rows for run in row.runs.values()]
     return [
-        *(_absence(row, run) for row in block.rows for run in row.left_out),
+        *(_absence(run) for row in block.rows for run in row.left_out),
         *_shapes(runs),
         *_data(block.rows),
         *_probes(block.rows),
@@ -32,7 +32,7 @@ def notes(block: Block) -> list[str]:
     ]
 
 
-def _absence(row: Row, run: Entry) -> str:
+def _absence(run: Entry) -> str:
     if run.status == "finished":
         return f"not counted, older run of the same seed: {run.path}"
     return f"not counted, {run.status}: {run.path}" + (f" ({run.reason})" if run.reason else "")

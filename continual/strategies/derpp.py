@@ -41,7 +41,7 @@ class DERPP(Strategy):
     ) -> None:
         for name, value in (("n_replay", n_replay), ("strength", strength), ("label_strength", label_strength)):
             if value < 0:
-                raise UserError(f"{name}={value} must be at least 0")
+                raise UserError(f"{type(self).__name__}: {name}={value} must be at least 0")
         self.make_memory, self.n_replay, self.seed = memory, n_replay, seed
         self.strength, self.label_strength = strength, label_strength
 

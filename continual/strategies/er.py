@@ -33,7 +33,7 @@ class ER(Strategy):
         self, memory: Callable[..., Memory], n_replay: int = 10, exclude_current: bool = False, seed: int = 0
     ) -> None:
         if n_replay < 0:
-            raise UserError(f"n_replay={n_replay} must be at least 0")
+            raise UserError(f"{type(self).__name__}: n_replay={n_replay} must be at least 0")
         self.make_memory, self.n_replay, self.exclude_current, self.seed = memory, n_replay, exclude_current, seed
 
     def start(self, view: View) -> None:

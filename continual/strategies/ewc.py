@@ -70,7 +70,7 @@ def empirical_fisher(view: View, experience: Experience, chunk: int) -> dict[str
     """Mean over the experience's rows of the squared gradient of each row's own loss."""
     rows = experience.rows
     total = {name: torch.zeros_like(p) for name, p in view.params.items()}
-    for indices in torch.arange(len(rows)).split(chunk):
+    for indices in torch.split(torch.arange(len(rows)), chunk):
         for name, gradient in view.row_gradients(rows.take(indices)).items():
-            total[name] += gradient.square().sum(0)
+            total[name] += gradient.square_().sum(0)
     return {name: t / len(rows) for name, t in total.items()}

@@ -7,7 +7,7 @@ import os
 import zlib
 from pathlib import Path
 
-from continual.errors import UserError
+from continual.errors import UserError, nearest
 
 
 def data_root(root: str | None) -> Path:
@@ -27,10 +27,17 @@ def existing_file(path: str) -> Path:
     if found is None:
         folder = "; that is a folder" if places[0].is_dir() else ""
         elsewhere = "; set CONTINUAL_DATA to the data folder, or give the whole path" if len(places) > 1 else ""
-        raise UserError(f"no file {', nor '.join(map(str, places))}{folder or elsewhere}")
+        raise UserError(f"no file {', nor '.join(map(str, places))}{folder or _similar(places[0]) or elsewhere}")
     if found.stat().st_size == 0:
         raise UserError(f"{found} is empty")
     return found
+
+
+def _similar(file: Path) -> str:
+    """The file beside ``file`` with the nearest name, if there is one."""
+    beside = [other.name for other in file.parent.iterdir() if other.is_file()] if file.parent.is_dir() else []
+    hint = nearest(file.name, beside)
+    return hint if hint.endswith("?") else ""
 
 
 def read_bytes(path: Path) -> bytes:

@@ -1,0 +1,73 @@
+"""What is measured of a network's answers, features and weights: pure functions of tensors."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from continual.errors import UserError
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error sum_b (n_b / N) |accuracy_b - confidence_b| over bins of equal mass.
+
+    A row's rank is the number of rows with less confidence (their largest probability), its bin floor(rank bins / N):
+    rows of equal confidence share a bin, so that the order of rows does not matter.
+
+    Args:
+        probabilities: (N, C), rows that sum to 1.
+        labels: (N,) int64; rows with a negative label (none) are left out.
+        bins: how many.
+
+    Returns:
+        A value in [0, 1]: 0 if every confidence is the frequency of being right, 1 if sure and always wrong. NaN
+        without labelled rows or with NaN probabilities.
+
+    Raises:
+        UserError: ``bins`` < 1, or values outside [0, 1] (logits).
+    """
+    if bins < 1:
+        raise UserError(f"calibration_error: bins={bins} must be at least 1")
+    confidence, predicted = (column.cpu().numpy() for column in probabilities[labels >= 0].double().max(dim=1))
+    if not confidence.size or np.isnan(confidence).any():
+        return float("nan")
+    outside = confidence[(confidence < 0) | (confidence > 1 + 1e-6)]
+    if outside.size:
+        raise UserError(f"calibration_error: probability {outside[0]:g} is outside [0, 1]; apply softmax to logits")
+    excess = (predicted == labels[labels >= 0].cpu().numpy()) - confidence  # (N,)
+    rank = np.searchsorted(np.sort(confidence), confidence)  # (N,)
+    return float(np.abs(np.bincount(rank * bins // len(rank), weights=excess)).sum() / len(rank))
+
+
+def dormant_fraction(activations: Tensor, threshold: float) -> float:
+    """Share of units whose score mean|h_u| / mean_v mean|h_v| is at most ``threshold``.
+
+    ``activations`` (N, U, ...) of one layer; a channel's positions count as more rows. In [0, 1]: 0 if all units take
+    part; 1 if the layer is silent (its scores are undefined, every unit is dormant). NaN if activations are not
+    finite. Source: Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning".
+    """
+    strength = activations.detach().double().abs().transpose(0, 1).flatten(1).mean(dim=1)  # (U,)
+    if not strength.isfinite().all():
+        return float("nan")
+    return float((strength <= threshold * strength.mean()).double().mean())
+
+
+def effective_rank(features: Tensor) -> float:
+    """exp(-sum_k p_k ln p_k), p the singular values of ``features`` (N, F), uncentred, divided by their sum.
+
+    In [1, min(N, F)]: 1 if all rows are collinear, the upper end if no direction is preferred; 0 for a zero matrix,
+    NaN if features are not finite. Source: Roy and Vetterli 2007, "The effective rank".
+    """
+    if not features.isfinite().all():
+        return float("nan")
+    singular = torch.linalg.svdvals(features.detach().double())
+    if not singular.any():
+        return 0.0
+    return float(torch.special.entr(singular / singular.sum()).sum().exp())
+
+
+def weight_norm(parameters: Iterable[Tensor]) -> float:
+    """Euclidean norm of all parameters as one vector, in float64; at least 0, 0 without parameters."""
+    return math.sqrt(sum(float(parameter.detach().double().square().sum()) for parameter in parameters))
