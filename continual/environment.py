@@ -22,7 +22,10 @@ def explained(error: BaseException) -> UserError | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and what led to it, each once: an error that is raised again may be its own cause."""
     following: BaseException | None = error
-    while following is not None:
+    met: list[BaseException] = []
+    while following is not None and following not in met:
+        met.append(following)
         yield following
         following = following.__cause__ or following.__context__

@@ -121,11 +121,11 @@ def _check_interpolations(path: str, value: str) -> None:
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(full path, last key, value) of every value that is no container."""
+    """(full path, last key, value) of every value that is no container, and of every target whatever it is."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             where = f"{path}.{key}" if path else str(key)
-            if isinstance(value, Mapping | list):
+            if isinstance(value, Mapping | list) and key != "_target_":
                 yield from _leaves(value, where)
             else:
                 yield where, str(key), value

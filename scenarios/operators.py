@@ -74,7 +74,7 @@ def imbalance(stream: IndexStream, ratio: float = 10.0, seed: int = 0) -> IndexS
     kept = _some(stream.y, share, draws).sort().values
     if not torch.bincount(stream.position[kept], minlength=len(stream.sizes)).all():
         raise UserError(f"operator.imbalance.ratio={ratio} leaves a task without rows; lower it, or use fewer tasks")
-    return _only(stream, kept)
+    return _only(stream, kept, stream.segment[kept])
 
 
 def repeat(stream: IndexStream, laps: int = 2, share: float = 1.0, seed: int = 0) -> IndexStream:
@@ -91,7 +91,7 @@ def repeat(stream: IndexStream, laps: int = 2, share: float = 1.0, seed: int = 0
     shares = torch.full((len(stream.sizes),), share, dtype=torch.float64)
     lap_rows = [torch.arange(len(stream.ids)), *(_some(stream.position, shares, draws) for _ in range(1, laps))]
     segments = [stream.position[rows] + lap * len(shares) for lap, rows in enumerate(lap_rows)]
-    return replace(_only(stream, torch.cat(lap_rows)), segment=torch.cat(segments))
+    return _only(stream, torch.cat(lap_rows), torch.cat(segments))
 
 
 def blur(stream: IndexStream, width: float = 0.2, seed: int = 0) -> IndexStream:
@@ -113,7 +113,7 @@ def blur(stream: IndexStream, width: float = 0.2, seed: int = 0) -> IndexStream:
     offset = torch.rand(n, generator=draws) - torch.rand(n, generator=draws)  # triangular on (-1, 1)
     reach = width * torch.where(offset < 0, before, after)
     order = (torch.arange(n) + (offset * reach).double()).argsort(stable=True)
-    return replace(_only(stream, order), segment=stream.segment, base=replace(stream.base, boundaries=False))
+    return replace(_only(stream, order, stream.segment), base=replace(stream.base, boundaries=False))
 
 
 DRIFTS = ("abrupt", "gradual", "recurring")
@@ -191,15 +191,15 @@ def _some(group: Tensor, share: Tensor, draws: torch.Generator) -> Tensor:
     return order[place < wanted[group[order]]]
 
 
-def _only(stream: IndexStream, rows: Tensor) -> IndexStream:
-    """The stream with the rows at positions ``rows``, in that order."""
+def _only(stream: IndexStream, rows: Tensor, segment: Tensor) -> IndexStream:
+    """The stream with the rows at positions ``rows`` (n,), in that order, in the segments ``segment`` (n,)."""
     labelled = None if stream.labelled is None else stream.labelled[rows]
     return replace(
         stream,
         ids=stream.ids[rows],
         y=stream.y[rows],
         task=stream.task[rows],
-        segment=stream.segment[rows],
+        segment=segment,
         labelled=labelled,
     )
 

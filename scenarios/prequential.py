@@ -37,7 +37,7 @@ def prequential(
     period, cut = _stretches(rows, n_periods), _stretches(len(tests), n_periods)
     parts = torch.split(tests, torch.bincount(cut).tolist()) if len(tests) else ()
     return IndexStream(
-        base=Spec(source.in_shape, source.n_classes, source.dtype, source.input_range, boundaries=False),
+        base=Spec(source.in_shape, source.n_classes, source.dtype, source.input_range),
         inputs=source,
         ids=torch.arange(rows),
         y=source.y[:rows],

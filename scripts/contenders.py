@@ -45,11 +45,12 @@ class Moment(NamedTuple):
 
 
 class Laps(NamedTuple):
-    """When a task began, when its last step was made, when it ended."""
+    """When a task began, when its last step was made, when it ended; and how many steps it had."""
 
     began: Moment
     stepped: Moment
     ended: Moment
+    steps: int
 
 
 Contender = Callable[[int], Laps]
@@ -96,7 +97,7 @@ class Ours:
         for step, _ in enumerate(self.learner.learn(experience), start=1):
             if step == steps:
                 stepped = now()
-        return Laps(began, stepped, now())
+        return Laps(began, stepped, now(), steps)
 
 
 # ---------------------------------------------------------------- bare
@@ -128,7 +129,8 @@ class Bare:
     def __call__(self, task: int) -> Laps:
         x_task, y_task = self.tasks[task]
         began = now()
-        for rows in torch.randperm(len(y_task), generator=generator(0, "order", task, 0)).split(self.batch):
+        batches = torch.randperm(len(y_task), generator=generator(0, "order", task, 0)).split(self.batch)
+        for rows in batches:
             x, y = x_task.index_select(0, rows), y_task.index_select(0, rows)
             loss = self.loss(x, y)
             self.optimizer.zero_grad()
@@ -137,7 +139,7 @@ class Bare:
             self.remember(x, y)
         stepped = now()
         self.end(x_task, y_task)
-        return Laps(began, stepped, now())
+        return Laps(began, stepped, now(), len(batches))
 
     def logits(self, x: Tensor) -> Tensor:
         return self.network(x.float().mul_(1 / 255))
@@ -267,7 +269,7 @@ def theirs(method: str, experiences: Sequence[Any], batch: int) -> Contender:
             self.began = now()
 
         def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-            self.stepped = now()
+            self.stepped, self.steps = now(), strategy.clock.train_exp_iterations  # more where the memory is larger
 
     make = {
         "none": Naive,
@@ -289,7 +291,7 @@ def theirs(method: str, experiences: Sequence[Any], batch: int) -> Contender:
     def train(task: int) -> Laps:
         with warnings.catch_warnings(record=True):  # it warns of its own deprecated calls
             strategy.train(experiences[task], eval_streams=[])
-        return Laps(clock.began, clock.stepped, now())
+        return Laps(clock.began, clock.stepped, now(), clock.steps)
 
     return train
 

@@ -266,8 +266,8 @@ def _git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def run_rows(rows: Sequence[Row], seeds: int | None, results: Path = RESULTS) -> None:
-    """Run each row and write its file; rows of one command share the runs that they have in common."""
+def run_rows(rows: Sequence[Row], seeds: int | None, results: Path = RESULTS, table: Path = TABLE) -> None:
+    """Run each row, write its file and the page; rows of one command share the runs that they have in common."""
     code = code_state()
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as output:
@@ -277,6 +277,7 @@ def run_rows(rows: Sequence[Row], seeds: int | None, results: Path = RESULTS) ->
             facts = result(row, values, time.perf_counter() - began, code)
             text = json.dumps(facts, indent=2, ensure_ascii=False)
             (results / f"{row.name}.json").write_text(f"{text}\n", encoding="utf-8")
+            table.write_text(render(stored(results)), encoding="utf-8")
             print(f"{row.name}: {shown(facts)}, reference {row.reference}: {facts['verdict']}", flush=True)
 
 
@@ -353,6 +354,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     if options.row or options.all:
         run_rows(ROWS if options.all else chosen(options.row), options.seeds)
+        return
     TABLE.write_text(render(stored()), encoding="utf-8")
 
 

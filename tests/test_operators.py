@@ -300,7 +300,7 @@ def test_gradual_drift_stays_within_its_concepts() -> None:
 OPERATORS: dict[str, Callable[[IndexStream, int], IndexStream]] = {
     "noise": lambda s, seed: noise(s, 0.3, seed),
     "delay": lambda s, _: delay(s, 3),
-    "missing": lambda s, seed: missing(s, 0.2, seed),
+    "missing": lambda s, seed: missing(s, 0.1, seed),
     "imbalance": lambda s, seed: imbalance(s, 3.0, seed),
     "repeat": lambda s, seed: repeat(s, 2, 0.5, seed),
     "blur": lambda s, seed: blur(s, 0.4, seed),
@@ -321,13 +321,7 @@ def applied(names: list[str], seed: int = 0, arrival_rows: int | None = 4) -> In
 @settings(max_examples=50)
 @given(names=st.lists(st.sampled_from(sorted(OPERATORS)), min_size=2, max_size=3, unique=True), seed=st.integers(0, 3))
 def test_operators_compose_in_any_order(names: list[str], seed: int) -> None:
-    try:
-        stream = applied(names, seed)
-    except UserError:  # a small stream may lose all rows or labels of a task
-        if {"missing", "imbalance"} & set(names):
-            return
-        raise
-    before = applied([])
+    stream, before = applied(names, seed), applied([])
     columns = [stream.ids, stream.y, stream.task, stream.segment]
     columns += [] if stream.labelled is None else [stream.labelled]
     assert {len(column) for column in columns} == {len(stream.ids)}

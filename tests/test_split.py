@@ -12,6 +12,7 @@ from continual import config
 from continual.contract import STREAM_LAWS
 from continual.contract.streams import StreamLaw
 from continual.errors import UserError
+from continual.seeding import generator
 from continual.types import Rows
 from scenarios.sources import TensorSource, gaussian
 from scenarios.split import by_task, split
@@ -64,6 +65,8 @@ def test_the_seed_orders_the_classes_and_train_and_test_agree() -> None:
         stream = split(source(), n_tasks=3, seed=seed)
         order = tuple(frozenset(classes(e.rows)) for e in stream)
         assert order == tuple(classes(probe) for probe in stream.probes)
+        drawn = torch.randperm(6, generator=generator(seed, "classes")).view(3, 2)
+        assert order == tuple(frozenset(task) for task in drawn.tolist())
         assert sorted(label for task in order for label in task) == list(range(6))
         orders.add(order)
     assert len(orders) > 3
@@ -88,11 +91,12 @@ def test_domain_incremental_gives_each_tasks_classes_the_same_labels() -> None:
 
 
 def test_domain_incremental_labels_follow_the_seeds_order_of_the_classes() -> None:
-    by_class, by_domain = split(source(), n_tasks=2, seed=1), split(source(), n_tasks=2, seed=1, kind="domain")
-    assert [ids(e.rows) for e in by_class] == [ids(e.rows) for e in by_domain]
-    meaning = {(row % 6, label) for e in by_domain for row, label in zip(ids(e.rows), labels(e.rows), strict=True)}
-    assert len(meaning) == 6  # each class has one label
-    assert sorted(label for _, label in meaning) == [0, 0, 1, 1, 2, 2]
+    for seed in range(5):
+        by_class, by_domain = (split(source(), n_tasks=2, seed=seed, kind=kind) for kind in ("class", "domain"))
+        assert [ids(e.rows) for e in by_class] == [ids(e.rows) for e in by_domain]
+        for rows in (*(e.rows for e in by_domain), *by_domain.probes):
+            meaning = {(row % 6, label) for row, label in zip(ids(rows), labels(rows), strict=True)}
+            assert sorted(label for _, label in meaning) == [0, 1, 2]  # one label for each of the task's classes
 
 
 @pytest.mark.parametrize("n_tasks", [1, 2, 3, 4])

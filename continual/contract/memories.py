@@ -120,7 +120,7 @@ MEMORY_LAWS: tuple[MemoryLaw, ...] = (
 """They bind all memories."""
 
 
-def includes_uniformly(make: MakeMemory, capacity: int = 4, n: int = 16, trials: int = 1000) -> None:
+def includes_uniformly(make: MakeMemory, capacity: int = 4, n: int = 16, trials: int = 600) -> None:
     """After n rows each is in it with probability min(1, capacity / n); binds memories that sample uniformly.
 
     Seeds 0..trials-1. The statistic sum_i (count_i - E)^2 / (trials p (1 - p)) * (n - 1) / n, E = trials p,

@@ -65,7 +65,7 @@ class Subject:
         others = {other: node for other, node in self.strategies.items() if other != name}
         return self.changed(strategies=others).make_learner
 
-    def switched(self, name: str, settings: Mapping[str, float]) -> MakeLearner:
+    def switched(self, name: str, settings: Mapping[str, Any]) -> MakeLearner:
         """How to make the learner with other settings of the strategy ``name``."""
         changed = {**self.strategies, name: {**self.strategies[name], **settings}}
         return self.changed(strategies=changed).make_learner
