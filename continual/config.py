@@ -64,13 +64,25 @@ class Config:
     @property
     def hash(self) -> str:
         """8 hex digits of what decides the results: all but tracking, device, place and name."""
-        decisive = {key: value for key, value in self.resolved.items() if key not in INDECISIVE}
+        decisive = {
+            key: _without_device(value, self.unresolved[key])
+            for key, value in self.resolved.items()
+            if key not in INDECISIVE
+        }
         return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=4).hexdigest()
 
     @property
     def directory(self) -> Path:
         """``<output>/<scenario>/<name>/seed<k>-<hash>``."""
         return Path(self.resolved["output"]) / self.scenario / self.name / f"seed{self.resolved['seed']}-{self.hash}"
+
+
+def _without_device(resolved: Any, written: Any) -> Any:
+    """``resolved`` without the values that were written as a reference to the device."""
+    if not isinstance(resolved, Mapping) or not isinstance(written, Mapping):
+        return resolved
+    kept = [key for key in resolved if written[key] != "${device}"]
+    return {key: _without_device(resolved[key], written[key]) for key in kept}
 
 
 def compose(*overrides: str, config_dir: str | Path | None = None, allow: Sequence[str] = ()) -> Config:

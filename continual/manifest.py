@@ -67,7 +67,7 @@ def manifest(
     sha, dirty = commit(Path.cwd())
     return {
         "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "command": redact_command(command),
         "config": yaml.safe_dump(redact(config), sort_keys=False, allow_unicode=True),
         "resolved": _finite(redact(resolved)),

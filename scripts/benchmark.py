@@ -2,7 +2,7 @@
 
 Writes docs/benchmarks/steps.json and renders docs/BENCHMARKS.md from it. On an otherwise idle machine::
 
-    python scripts/benchmark.py                              # all of it: some 15 minutes on one core
+    python scripts/benchmark.py                              # all of it: some 5 minutes if nothing else runs
     python scripts/benchmark.py --quick --out /tmp/try.json  # a look; rendered to /tmp/try.md
     python scripts/benchmark.py --only tracking              # one part, the other is kept as it was
     python scripts/benchmark.py --only rendering             # the page alone
@@ -199,7 +199,7 @@ def render(result: dict[str, Any]) -> str:
         "Written by `scripts/benchmark.py` from [steps.json](benchmarks/steps.json); do not edit.",
         "",
         "A step: a batch of uint8 images of 28x28, a perceptron 784-400-400-10, cross-entropy, plain SGD. Replay adds",
-        "as many rows as arrive; DER++ draws twice here and in the bare loop, once in Avalanche. EWC's penalty is active.",
+        "as many rows as arrive; DER++ draws twice here and in the bare loop, once in Avalanche. EWC's penalty acts.",
         "The bare loop does the same arithmetic on the same rows in the same order: `tests/test_benchmark.py` compares",
         "the weights. Avalanche runs without metrics, and its set-up of an experience is not counted.",
         "",

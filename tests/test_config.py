@@ -21,7 +21,7 @@ YAMLS = {path.relative_to(choices.conf_directory()).as_posix(): path for path in
 
 def targets(node):
     if isinstance(node, dict):
-        return [node["_target_"]] * ("_target_" in node) + [t for value in node.values() for t in targets(value)]
+        return [value for key, value in node.items() if key == "_target_"] + targets(list(node.values()))
     return [t for value in node for t in targets(value)] if isinstance(node, list) else []
 
 
@@ -121,9 +121,9 @@ def test_the_nearest_key(key, closest):
     assert overrides._closest(key, keys) == closest
 
 
-def test_every_key_of_the_default_config_is_there():
-    for key in overrides._keys(compose().unresolved):
-        assert not overrides.explain(overrides.parse([f"{key}=1"], None) if key == "seed" else [], compose().unresolved, None)
+def test_a_key_that_is_there_needs_no_explanation():
+    parsed = overrides.parse(["seed=1", "optimizer.lr=3", "model._target_=x", "+optimizer.nesterov=true"], None)
+    assert overrides.explain(parsed, compose().unresolved, None) is None
 
 
 # The fence
@@ -134,7 +134,7 @@ def test_every_yaml_is_inside_the_fence(name):
     written = yaml.safe_load(YAMLS[name].read_text())
     fence.check(written)
     for target in targets(written):
-        if target.split(".")[0] in ("continual", "scenarios", "torch"):
+        if target.startswith(("continual.", "scenarios.", "torch.")) and "avalanche" not in target:  # seconds to import
             assert callable(fence.locate(target))
 
 

@@ -30,7 +30,7 @@ BLOBS: Case = (
     "scenario.source.rows_per_class=12",
     "scenario.n_tasks=3",
 )
-DIGITS: Case = ("scenario.rows_per_task=14", "scenario.n_tasks=2")
+DIGITS: Case = ("scenario.rows_per_task=14",)
 MOODY: Case = ("model._target_=continual.contract.tools.moody", "model.hidden=[16]")
 QUIET: Case = ("track=none",)
 

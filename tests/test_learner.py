@@ -29,6 +29,7 @@ from continual.strategies.lwf import LwF
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output, Spec
 
+
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
@@ -222,6 +223,12 @@ def test_nothing_draws_from_the_global_generator_even_with_dropout() -> None:
     learn(sgd, *experiences(10, 10))
     sgd.predict(torch.zeros(3, 4, dtype=torch.float64))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_looking_for_dropout_leaves_the_batch_statistics_as_they_were() -> None:
+    sgd = learner(model=noisy_net)
+    found = {name.removeprefix("model.1."): tensor.tolist() for name, tensor in sgd.network.named_buffers()}
+    assert found == {"running_mean": [0.0] * 6, "running_var": [1.0] * 6, "num_batches_tracked": 0}
 
 
 def test_dropout_differs_from_update_to_update() -> None:

@@ -125,7 +125,7 @@ def includes_uniformly(make: MakeMemory, capacity: int = 4, n: int = 16, trials:
 
     Seeds 0..trials-1. The statistic sum_i (count_i - E)^2 / (trials p (1 - p)) * (n - 1) / n, E = trials p,
     follows chi-square with n - 1 degrees of freedom; the bound n - 1 + 5 sqrt(2 (n - 1)) is met by chance
-    in more than 999 of 1,000 cases.
+    in about 999 of 1,000 cases.
     """
     counts, p = torch.zeros(n), capacity / n
     for seed in range(trials):

@@ -14,7 +14,7 @@ from continual.contract.tools import Brief, LearnerLaw, MakeLearner
 from continual.types import Learner, Stream
 
 SHORT = {"epochs": 2, "iterations": 6}  # updates enough for all laws but one
-PATIENT = {"epochs": 20, "iterations": 60}  # for it_learns
+PATIENT = {"epochs": 30, "iterations": 60}  # for it_learns
 MOODY = {"_target_": "continual.contract.tools.moody", "_partial_": True}
 
 
@@ -63,18 +63,18 @@ class Subject:
     def without(self, name: str) -> MakeLearner:
         """How to make the learner without the strategy ``name``."""
         others = {other: node for other, node in self.strategies.items() if other != name}
-        return self.changed(strategies=others).make_learner
+        return self.changed({"strategies": others}).make_learner
 
     def switched(self, name: str, settings: Mapping[str, Any]) -> MakeLearner:
         """How to make the learner with other settings of the strategy ``name``."""
         changed = {**self.strategies, name: {**self.strategies[name], **settings}}
-        return self.changed(strategies=changed).make_learner
+        return self.changed({"strategies": changed}).make_learner
 
     def moody(self) -> "Subject | None":
         """The same with dropout and batch normalisation; None if the learner takes no model."""
-        return self.changed(model=MOODY) if self.config.resolved["learner"].get("model") else None
+        return self.changed({"model": MOODY}) if self.config.resolved["learner"].get("model") else None
 
-    def changed(self, **settings: Any) -> "Subject":
+    def changed(self, settings: Mapping[str, Any]) -> "Subject":
         """The same with other settings of the learner; the stream is shared."""
         other = copy(self)
         other.config = _with_learner(self.config, settings)
@@ -83,7 +83,7 @@ class Subject:
     def _patient(self) -> "Subject":
         """The same with updates enough to learn something."""
         node = self.config.resolved["learner"]
-        return self.changed(**{key: n for key, n in PATIENT.items() if node.get(key) is not None})
+        return self.changed({key: n for key, n in PATIENT.items() if node.get(key) is not None})
 
     @cached_property
     def _whole(self) -> Stream:

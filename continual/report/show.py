@@ -88,7 +88,7 @@ def _head(data: RunData) -> str:
         ("status", f"{data.status}{ended}{reason}"),
         ("path", str(data.path)),
         ("config", " ".join(overrides(about)) or "the defaults"),
-        ("made", f"{about['created']} on {about['device']}, {threads}"),
+        ("made", f"{about['created'][:16].replace('T', ' ')} UTC on {about['device']}, {threads}"),
         ("with", f"continual {versions['continual']}, torch {versions['torch']}{commit}"),
     ]
     return _lined(rows)
