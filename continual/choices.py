@@ -19,9 +19,13 @@ def conf_directory() -> Path:
 
 
 def groups(config_dir: Path | None = None) -> list[str]:
-    """Groups of the package's configs and of ``config_dir``, e.g. ``scenario``, ``scenario/source``, ``memory``."""
-    found = {"/".join(path.parent.relative_to(root).parts) for root in roots(config_dir) for path in root.rglob("*.yaml")}
-    return sorted(found - {"", "."})
+    """Groups of the package's configs and of ``config_dir``, e.g. ``scenario``, ``scenario/source``, ``memory``.
+
+    Of folders within folders only those of scenarios are groups; others are parts of a choice (``avalanche/naive``).
+    """
+    folders = {path.parent.relative_to(root) for root in roots(config_dir) for path in root.rglob("*.yaml")}
+    found = {folder.as_posix() for folder in folders if len(folder.parts) == 1 or folder.parts[:1] == ("scenario",)}
+    return sorted(found)
 
 
 def choices(group: str, config_dir: Path | None = None) -> list[Choice]:

@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import continual
-from continual import files
+from continual import devices, files
 
 SMALL = ("scenario/source=gaussian", "scenario.n_tasks=2", "track=none")
 CONFIG = {
@@ -212,6 +213,23 @@ def test_a_config_folder_that_is_not_there(cli, tmp_path):
 )
 def test_mistakes_on_the_command_line(cli, tmp_path, words, told):
     assert told in refused(cli, tmp_path, *words)
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "mps", "meta", "xpu"])
+def test_a_device_that_is_not_there(monkeypatch, name):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert [devices.usable(there).type for there in ("auto", "cuda", "cuda:1", "cpu")] == [
+        "cuda",
+        "cuda",
+        "cuda",
+        "cpu",
+    ]
+    with pytest.raises(
+        continual.UserError, match=f"device={name} is not on this machine, which has cpu, cuda:0, cuda:1"
+    ):
+        devices.usable(name)
 
 
 def test_torch_and_torchvision_that_do_not_match(cli, tmp_path, monkeypatch):

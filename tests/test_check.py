@@ -1,6 +1,7 @@
-"""`continual check`: what it finds in sound and in broken parts, and that the example of the docs is one of the sound."""
+"""What `continual check` finds in sound and in broken parts; the example of the docs is one of the sound."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def example(folder: Path, name: str, **changes: str) -> Path:
     return folder / "conf"
 
 
-SPOTS = {"copy": "p.detach().clone()", "state": '{"anchor": self.anchor}', "begin": "def end(self, view, experience):"}
+SPOTS = {"copy": "p.detach().clone()", "state": '{"anchor": self.anchor}'}
 
 
 def check(folder: Path, name: str, **changes: str) -> list[Finding]:
@@ -62,7 +63,7 @@ def check(folder: Path, name: str, **changes: str) -> list[Finding]:
 
 @pytest.fixture(autouse=True)
 def _path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend("")  # what --config-dir adds is taken away again
+    monkeypatch.setattr(sys, "path", [*sys.path])  # what --config-dir adds is taken away again
 
 
 def test_the_example_of_the_docs_keeps_every_law(tmp_path: Path) -> None:
@@ -99,5 +100,5 @@ def test_a_strategy_that_fails_is_a_finding_not_a_crash(tmp_path: Path) -> None:
 def test_a_wrong_config_is_refused_before_the_first_law() -> None:
     with pytest.raises(UserError, match="did you mean 'er'"):
         check_config("strategy=err")
-    with pytest.raises(UserError, match="must divide|does not divide"):
+    with pytest.raises(UserError, match="does not divide"):
         check_config("scenario.n_tasks=3")

@@ -14,7 +14,7 @@ from continual import cli as command_line
 from continual import experiment, ledger
 
 SMALL = ("scenario/source=gaussian", "scenario.n_tasks=2", "model.hidden=[8]", "track=none")
-STRATEGY = '''
+STRATEGY = """
 from continual.strategy import Strategy
 
 
@@ -26,7 +26,7 @@ class Mine(Strategy):
         if self.breaks:
             raise ZeroDivisionError("a mistake\\nof mine")
         return batch
-'''
+"""
 
 
 @pytest.fixture
@@ -131,13 +131,27 @@ def test_what_has_finished_is_read_and_restart_runs_it_again(cli, tmp_path, monk
         patch.setattr(experiment, "loop", pytest.fail)
         code, out, _ = cli(*words)
     assert code == 0
-    assert "has finished before, not run again (--restart runs it again)" in out
+    assert "has finished before, not run again (--restart runs it again)\n" in out
     assert not list(path.glob("*.1.json*"))
     assert cli(*words, "--restart")[0] == 0
     assert len(list(path.glob("*.1.json*"))) == 2
 
 
-@pytest.mark.parametrize(("number", "code", "how"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_run_from_another_commit_is_told(cli, tmp_path, monkeypatch):
+    from continual import manifest
+
+    words = (*SMALL, f"output={tmp_path}")
+    monkeypatch.setattr(manifest, "commit", lambda folder: ("before", False))
+    cli("run", *words)
+    monkeypatch.setattr(manifest, "commit", lambda folder: ("now", False))
+    told = "; 1 at another commit than now, run again by --restart"
+    assert told in cli("run", *words)[1].splitlines()[0]
+    assert cli("run", "-m", *words)[1].splitlines()[-1].endswith(told)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "how"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
 def test_a_stopped_run_keeps_what_was_measured(cli, tmp_path, stopped, number, code, how):
     before = signal.getsignal(signal.SIGTERM)
     stopped(number, 7)
@@ -166,7 +180,9 @@ def test_an_unexpected_error_says_where_and_keeps_its_traceback(cli, tmp_path, m
     _, _, err = cli(*words, "--debug")
     assert "Traceback (most recent call last)" in err
     assert cli(*words[:-2], "seed=1")[0] == 0
-    mended = continual.compose(*mine[4:], *SMALL, f"output={tmp_path}/runs", "seed=1", config_dir=mine[1], allow=["my_code"])
+    mended = continual.compose(
+        *mine[4:], *SMALL, f"output={tmp_path}/runs", "seed=1", config_dir=mine[1], allow=["my_code"]
+    )
     assert not (mended.directory / "traceback.txt").exists()
 
 
@@ -206,9 +222,8 @@ def test_one_failure_does_not_end_the_others(cli, tmp_path, mine):
     assert ledger.read(failed).status == "failed"
     told = err.splitlines()[-2:]
     assert told[0] == "1 of 3 runs FAILED:"
-    assert told[1] == (
-        f"  split-gaussian mine seed 1: ZeroDivisionError: a mistake of mine; its traceback is in {failed}/traceback.txt"
-    )
+    reason = "ZeroDivisionError: a mistake of mine; its traceback is in"
+    assert told[1] == f"  split-gaussian mine seed 1: {reason} {failed}/traceback.txt"
 
 
 def test_a_stopped_sweep_goes_on_with_the_same_command(cli, tmp_path, stopped, monkeypatch):
@@ -231,7 +246,9 @@ def test_each_stream_and_each_config_is_built_once_to_check_a_sweep(monkeypatch,
     built = []
     for name in ("build_stream", "build_learner"):
         original = getattr(config, name)
-        monkeypatch.setattr(config, name, lambda *a, name=name, original=original: (built.append(name), original(*a))[1])
+        monkeypatch.setattr(
+            config, name, lambda *a, name=name, original=original: (built.append(name), original(*a))[1]
+        )
     sweep.check(config.expand([*SMALL, "strategy=none,er", "train.epochs=1,2", "seed=range(3)", f"output={tmp_path}"]))
     assert built.count("build_stream") == 1
     assert built.count("build_learner") == 4
@@ -284,7 +301,7 @@ def test_long_runs_say_a_line_now_and_then(monkeypatch, capsys):
 def test_compare_show_and_list(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli("run", "-m", "strategy=none,er", "seed=range(2)", *SMALL)
-    code, out, err = cli("compare")  # the default is runs
+    code, _, err = cli("compare")  # the default is runs
     assert (code, err) == (0, "")
     assert cli("compare", "--baseline", "none", "runs")[1].count("difference to none, paired by seed") == 1
     assert "seconds" not in cli("compare", "runs", "--metrics", "forgetting,average_accuracy")[1]

@@ -16,7 +16,9 @@ from continual import choices, config, fence, overrides, signatures
 from continual.config import compose, expand
 from continual.errors import UserError
 
-YAMLS = {path.relative_to(choices.conf_directory()).as_posix(): path for path in choices.conf_directory().rglob("*.yaml")}
+YAMLS = {
+    path.relative_to(choices.conf_directory()).as_posix(): path for path in choices.conf_directory().rglob("*.yaml")
+}
 
 
 def targets(node):
@@ -68,7 +70,9 @@ def test_a_users_folder_adds_choices(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [*__import__("sys").path])
     folder = tmp_path / "my" / "conf"
     (folder / "model").mkdir(parents=True)
-    (folder / "model" / "wide.yaml").write_text("# wide\n_target_: continual.models.mlp\n_partial_: true\nhidden: [9]\n")
+    (folder / "model" / "wide.yaml").write_text(
+        "# wide\n_target_: continual.models.mlp\n_partial_: true\nhidden: [9]\n"
+    )
     assert compose("model=wide", config_dir=folder).resolved["model"]["hidden"] == [9]
     assert choices.Choice("wide", "wide") in choices.choices("model", folder)
     with pytest.raises(UserError, match="model=wide does not exist"):
@@ -91,7 +95,8 @@ def test_a_sweep_is_every_combination_and_the_last_varies_fastest():
 
 
 @pytest.mark.parametrize(
-    ("words", "n"), [((), 1), (("seed=4",), 1), (("strategy=glob(er*)", "seed=1,2"), 4), (("strategy=er,[],[er,lwf]",), 3)]
+    ("words", "n"),
+    [((), 1), (("seed=4",), 1), (("strategy=glob(er*)", "seed=1,2"), 4), (("strategy=er,[],[er,lwf]",), 3)],
 )
 def test_sweeps_of_other_forms(words, n):
     assert len(expand(words)) == n
@@ -117,7 +122,14 @@ def test_a_sweep_checks_each_seed():
     ],
 )
 def test_the_nearest_key(key, closest):
-    keys = ["strategy", "optimizer.lr", "strategy.er.memory.capacity", "learner.epochs", "learner.strategies", "train.epochs"]
+    keys = [
+        "strategy",
+        "optimizer.lr",
+        "strategy.er.memory.capacity",
+        "learner.epochs",
+        "learner.strategies",
+        "train.epochs",
+    ]
     assert overrides._closest(key, keys) == closest
 
 
@@ -217,7 +229,7 @@ def test_plain_references_pass():
 def test_a_broken_module_of_the_users_is_told(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "broken_here.py").write_text("1 / 0\n")
-    with pytest.raises(UserError, match="broken_here.Thing cannot be imported: ZeroDivisionError: division by zero"):
+    with pytest.raises(UserError, match=r"broken_here.Thing cannot be imported: ZeroDivisionError: division by zero"):
         fence.locate("broken_here.Thing", allow=["broken_here"])
 
 
@@ -226,7 +238,7 @@ def test_the_config_of_a_run_directory_is_fenced_again():
     manifest = {"resolved": json.loads(json.dumps(made.resolved)), "chosen": made.chosen}
     assert config.from_manifest(manifest).resolved == made.resolved
     manifest["resolved"]["learner"]["model"]["_target_"] = "os.system"
-    with pytest.raises(UserError, match="learner.model._target_=os.system is outside the fence"):
+    with pytest.raises(UserError, match=r"learner.model._target_=os.system is outside the fence"):
         config.from_manifest(manifest)
 
 
@@ -277,7 +289,7 @@ def test_hints_in_words(hint, told):
 
 
 def test_a_key_is_checked_where_it_is_nearest_to_what_was_written():
-    with pytest.raises(UserError, match="^strategy.ewc.strength=abc must be a number$"):
+    with pytest.raises(UserError, match=r"^strategy.ewc.strength=abc must be a number$"):
         compose("strategy=ewc", "strategy.ewc.strength=abc")
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from continual import config as configs
 from continual.choices import choices, conf_directory, groups
 from continual.contract import LEARNER_LAWS, NATIVE_LAWS, STRATEGY_LAWS, STREAM_LAWS, Subject
+from continual.contract.learners import seed_decides_everything
 from continual.contract.native import every, resume_is_exact
 from continual.errors import UserError
 from continual.types import Stream
@@ -33,6 +35,7 @@ BLOBS: Case = (
 DIGITS: Case = ("scenario.rows_per_task=14",)
 MOODY: Case = ("model._target_=continual.contract.tools.moody", "model.hidden=[16]")
 QUIET: Case = ("track=none",)
+PERCEPTRON = {"_target_": "continual.models.mlp", "_partial_": True, "hidden": [16]}
 
 # A law that something breaks by definition stands here, beside its subject, and must go on being broken.
 EXCEPTIONS = {
@@ -115,6 +118,10 @@ def excused(*key: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(strict=True, reason=EXCEPTIONS[key], raises=AssertionError)] if key in EXCEPTIONS else []
 
 
+def has_strategy(case: Case) -> bool:
+    return case[0].startswith("strategy=") and case[0] != "strategy=none"
+
+
 def is_native(case: Case) -> bool:
     return not case[0].startswith("learner=avalanche/")
 
@@ -131,6 +138,12 @@ def bound_learners() -> list[Any]:
 @pytest.mark.parametrize(("case", "law"), bound_learners())
 def test_learner(case: Case, law: Any) -> None:
     subject(case).apply(law)
+
+
+@pytest.mark.parametrize("case", [case for case in learner_cases() if has_strategy(case)], ids=told)
+def test_strategies_keep_off_the_global_generator(case: Case) -> None:
+    """Without dropout: a network that has it gets a global generator of its own for each step."""
+    subject(case).changed({"model": PERCEPTRON}).apply(seed_decides_everything)
 
 
 @pytest.mark.long
@@ -159,6 +172,13 @@ def bound_strategies() -> list[Any]:
 @pytest.mark.parametrize(("case", "name", "law", "setting"), bound_strategies())
 def test_strategy(case: Case, name: str, law: Any, setting: dict[str, float]) -> None:
     one = subject(case)
+    law(one.switched(name, setting), one.without(name), one.make_stream)
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no accelerator")
+@pytest.mark.parametrize(("case", "name", "law", "setting"), bound_strategies())
+def test_strategy_on_an_accelerator(case: Case, name: str, law: Any, setting: dict[str, float]) -> None:
+    one = subject(case).changed({"device": str(torch.accelerator.current_accelerator())})
     law(one.switched(name, setting), one.without(name), one.make_stream)
 
 

@@ -1,11 +1,13 @@
 """``continual run``."""
 
+import json
 import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -58,7 +60,7 @@ def _one(job: "Config", options: Namespace) -> int:
         print(outcome.run.path)
         return 0
     again = "" if outcome.run.ran else " (--restart runs it again)"
-    print(f"{title(job)}: {told(outcome)}{again}\n")
+    print(f"{title(job)}: {told(outcome)}{again}{_stale([outcome])}\n")
     print(brief(outcome.run.path, outcome.run.metrics, accuracy_matrix(outcome.run.records)))
     return 0
 
@@ -96,7 +98,7 @@ def _report(outcomes: Sequence["Outcome"], quiet: bool) -> None:
         blocks = compare(paths)
         print(render(blocks, [None] * len(blocks)))
         before = sum(outcome.run is not None and not outcome.run.ran for outcome in outcomes)
-        known = f", {before} of them finished before and not run again" if before else ""
+        known = f", {before} of them finished before and not run again{_stale(outcomes)}" if before else ""
         print(f"\n{len(paths)} runs in {os.path.commonpath(paths)}{known}")
     failed = [outcome for outcome in outcomes if outcome.run is None]
     if failed:
@@ -104,6 +106,17 @@ def _report(outcomes: Sequence["Outcome"], quiet: bool) -> None:
     for outcome in failed:
         notes = getattr(outcome.error, "__notes__", [str(outcome.config.directory)])
         print(f"  {title(outcome.config)}: {'; '.join([reason(outcome), *notes])}", file=sys.stderr)
+
+
+def _stale(outcomes: Sequence["Outcome"]) -> str:
+    """What to say of runs that finished before, at another commit of the code around the working directory."""
+    from continual.ledger import MANIFEST
+    from continual.manifest import commit
+
+    known = [outcome.run.path for outcome in outcomes if outcome.run is not None and not outcome.run.ran]
+    now = commit(Path.cwd())[0] if known else None
+    stale = [path for path in known if json.loads((path / MANIFEST).read_text())["commit"] != now]
+    return f"; {len(stale)} at another commit than now, run again by --restart" if stale else ""
 
 
 @contextmanager

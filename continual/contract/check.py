@@ -79,8 +79,7 @@ def check_config(*overrides: str, config_dir: str | Path | None = None, allow: S
 def cases(subject: Subject, learner: Learner) -> Iterator[Case]:
     """All that binds a config; ``learner`` is one of it."""
     for stream_law in STREAM_LAWS:
-        scenario = f"scenario {subject.config.scenario}"
-        yield Case(scenario, stream_law, partial(stream_law, subject.make_whole_stream))
+        yield Case(f"scenario {subject.config.scenario}", stream_law, partial(subject.apply_to_stream, stream_law))
     name, moody = f"learner {subject.config.chosen['learner']}", subject.moody()
     for law in subject.laws:
         yield Case(name, law, partial(subject.apply, law))

@@ -214,7 +214,7 @@ class Lent:
 
 @contextmanager
 def recorded_seeds() -> Iterator[list[tuple[int, str]]]:
-    """Within it, every torch generator that is seeded is noted: (seed, where)."""
+    """Within it, every seed given to a ``torch.Generator`` or to ``torch.manual_seed`` is noted: (seed, where)."""
     seeds: list[tuple[int, str]] = []
     seed_global = torch.manual_seed
 

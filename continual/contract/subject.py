@@ -10,6 +10,7 @@ from continual import config as configs
 from continual.config import Config
 from continual.contract.learners import LEARNER_LAWS, generators_differ, it_learns
 from continual.contract.native import NATIVE_LAWS
+from continual.contract.streams import StreamLaw, repeats_identically
 from continual.contract.tools import Brief, LearnerLaw, MakeLearner
 from continual.types import Learner, Stream
 
@@ -31,9 +32,14 @@ class Subject:
         stream: Stream = configs.build_stream(self.config)
         return stream
 
+    @cached_property
+    def whole_stream(self) -> Stream:
+        """The stream as it is, built only once."""
+        return self.make_whole_stream()
+
     def make_stream(self) -> Stream:
         """The beginning of the stream, which is built only once."""
-        return self._brief(self._whole)
+        return self._brief(self.whole_stream)
 
     def make_fresh_stream(self) -> Stream:
         """The beginning of the stream, built anew."""
@@ -49,6 +55,10 @@ class Subject:
         """``LEARNER_LAWS``, and ``NATIVE_LAWS`` unless the learner comes through a bridge."""
         target = str(self.config.resolved["learner"]["_target_"])
         return LEARNER_LAWS if target.startswith("continual.bridges.") else LEARNER_LAWS + NATIVE_LAWS
+
+    def apply_to_stream(self, law: StreamLaw) -> None:
+        """Apply a law of streams to the whole stream."""
+        law(self.make_whole_stream if law is repeats_identically else lambda: self.whole_stream)
 
     def apply(self, law: LearnerLaw) -> None:
         """Apply a law of learners."""
@@ -84,10 +94,6 @@ class Subject:
         """The same with updates enough to learn something."""
         node = self.config.resolved["learner"]
         return self.changed({key: n for key, n in PATIENT.items() if node.get(key) is not None})
-
-    @cached_property
-    def _whole(self) -> Stream:
-        return self.make_whole_stream()
 
     def _brief(self, stream: Stream) -> Stream:
         """Rows enough for two updates and a shorter one per experience."""

@@ -64,7 +64,7 @@ class Joint(SGDLearner):
         if self.updates == 0:  # not in the middle of an experience that is being resumed
             batch = experience.rows.take(torch.arange(len(experience.rows)))
             self.kept_x, self.kept_y = torch.cat([self.kept_x, batch.x]), torch.cat([self.kept_y, batch.y])
-            self.head.arrive(batch.y, experience.task)
+            self.head.arrive(batch.y.to(self.device), experience.task)
             self.network.load_state_dict(self.initial)
             self.optimizer = self.make_optimizer(list(self.view.params.values()))
         return _Kept(self.kept_x, self.kept_y)

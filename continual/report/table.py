@@ -61,6 +61,7 @@ def _block(block: Block, baseline: Row | None, metrics: Sequence[str]) -> list[s
     means = [(row, len(row.runs), [row.estimate(metric) for metric in metrics]) for row in block.rows]
     shown = [value for _, _, values in means for value in values]
     parts = [f"{block.label}\n" + _table(means, metrics, signed=False)]
+    fewer = any(value and value.n != n for _, n, values in means for value in values)
     if baseline is not None and len(block.rows) > 1:
         others = [
             (row, [row.difference(baseline, metric) for metric in metrics]) for row in block.rows if row is not baseline
@@ -68,7 +69,10 @@ def _block(block: Block, baseline: Row | None, metrics: Sequence[str]) -> list[s
         paired = [(row, max((v.n for v in values if v), default=0), values) for row, values in others]
         shown += [value for _, _, values in paired for value in values]
         parts.append(f"difference to {baseline.label}, paired by seed\n" + _table(paired, metrics, signed=True))
-    return [*parts, "\n".join([*_legend(shown, metrics), *(f"! {note}" for note in notes(block))])]
+    return [
+        *parts,
+        "\n".join([*_legend(shown, metrics), *["[k]: k seeds only"] * fewer, *(f"! {note}" for note in notes(block))]),
+    ]
 
 
 def _table(rows: Iterable[tuple[Row, int, Sequence[Estimate | None]]], metrics: Sequence[str], signed: bool) -> str:
@@ -76,7 +80,10 @@ def _table(rows: Iterable[tuple[Row, int, Sequence[Estimate | None]]], metrics: 
     header = ["\n", *(titles.get(metric, metric.replace("_", "\n", 1)) for metric in metrics), "\nn"]
     lines = []
     for row, n, values in rows:
-        cells = [text.estimate(metric, value, signed) for metric, value in zip(metrics, values, strict=True)]
+        cells = [
+            text.estimate(metric, value, signed) + (f" [{value.n}]" if value and value.n != n else "")
+            for metric, value in zip(metrics, values, strict=True)
+        ]
         lines.append([row.label, *cells, f"{n}*" if row.left_out else str(n)])
     return text.table(header, lines)
 
@@ -86,7 +93,7 @@ def _legend(values: Iterable[Estimate | None], metrics: Sequence[str]) -> list[s
     found = [value for value in values if value is not None]
     methods = {value.method for value in found if value.low is not None and value.high != value.low}
     bars = [f"± half of the {m} interval of the mean over n seeds" for m in sorted(methods) if "Student" in m]
-    bars += [f"below the mean the ends of its {m} interval" for m in sorted(methods) if "Student" not in m]
+    bars += [f"below a mean how far its {m} interval reaches" for m in sorted(methods) if "Student" not in m]
     if any(value.n == 1 for value in found):
         bars.append("no interval where n = 1")
     percent = ["accuracies, forgetting and transfer in %"] if set(metrics) - text.NOT_FRACTIONS else []
