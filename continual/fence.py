@@ -31,6 +31,9 @@ ALLOWED = (  # of our own, the modules that hold what a config is made of: elsew
     "timm.create_model",
     "avalanche.training.",
 )
+LOADS_PICKLES = {"timm.create_model": ("_args_", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")}
+"""Arguments by which what is allowed would open a file that may run code."""
+
 _INTERPOLATION = re.compile(r"\$\{([^{}]*)\}")
 _PLAIN = re.compile(r"[A-Za-z_][\w/]*(\.[A-Za-z_][\w/]*)*")
 
@@ -45,11 +48,13 @@ def check(config: Any, allow: Sequence[str] = ()) -> None:
     Raises:
         UserError: names the key, the target and ``--allow``.
     """
-    for path, key, value in _leaves(config):
+    for path, key, value in _values(config):
         if isinstance(value, str):
             _check_interpolations(path, value)
         if key == "_target_":
             _check_target(path, value, allow)
+        if isinstance(value, Mapping) and str(value.get("_target_")) in LOADS_PICKLES:
+            _check_arguments(path, value)
 
 
 def locate(target: str, allow: Sequence[str] = ()) -> Any:
@@ -94,6 +99,15 @@ def _check_target(path: str, target: Any, allow: Sequence[str]) -> None:
         raise UserError(f"{path}={target} {_outside(target)}")
 
 
+def _check_arguments(path: str, call: Mapping[str, Any]) -> None:
+    target = str(call["_target_"])
+    for key in LOADS_PICKLES[target]:
+        if key in call:
+            raise UserError(f"{path}.{key} is refused: {target} may run code from what it names; leave it out")
+    if set(str(call.get("model_name"))) & {":", "$"}:
+        raise UserError(f"{path}.model_name={call['model_name']} is refused: {target} may run code from elsewhere")
+
+
 def _outside(name: str) -> str:
     package = name.split(".")[0]
     others = ", ".join(known.rstrip(".") for known in ALLOWED if not known.startswith("continual."))
@@ -120,19 +134,12 @@ def _check_interpolations(path: str, value: str) -> None:
         )
 
 
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(full path, last key, value) of every value that is no container, and of every target whatever it is."""
+def _values(node: Any, path: str = "", key: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(full path, last key, value) of ``node`` and of everything in it."""
+    yield path, key, node
     if isinstance(node, Mapping):
-        for key, value in node.items():
-            where = f"{path}.{key}" if path else str(key)
-            if isinstance(value, Mapping | list) and key != "_target_":
-                yield from _leaves(value, where)
-            else:
-                yield where, str(key), value
+        for name, value in node.items():
+            yield from _values(value, f"{path}.{name}" if path else str(name), str(name))
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            where = f"{path}[{index}]"
-            if isinstance(value, Mapping | list):
-                yield from _leaves(value, where)
-            else:
-                yield where, "", value
+            yield from _values(value, f"{path}[{index}]")

@@ -24,9 +24,9 @@ from continual.strategies.derpp import DERPP
 from continual.strategies.er import ER
 from continual.strategies.ewc import EWC
 from continual.strategy import Strategy
-from continual.types import Stream
 from scenarios.sources.base import TensorSource
 from scenarios.split import split
+from scenarios.stream import IndexStream
 
 METHODS = ("none", "er", "derpp", "ewc")
 HIDDEN = (400, 400)
@@ -66,7 +66,7 @@ def random_rows(rows: int) -> tuple[Tensor, Tensor]:
     return x, torch.arange(rows) % 10
 
 
-def random_stream(n_tasks: int, rows: int) -> Stream:
+def random_stream(n_tasks: int, rows: int) -> IndexStream:
     """``n_tasks`` tasks of ``rows`` rows of ten classes."""
     x, y = random_rows(n_tasks * rows)
     return split(TensorSource(x, y, x[: 10 * n_tasks], y[: 10 * n_tasks]), n_tasks=n_tasks, kind="data")
@@ -78,7 +78,7 @@ def random_stream(n_tasks: int, rows: int) -> Stream:
 class Ours:
     """The native learner; as many rows are replayed as arrive, in each draw of DER++."""
 
-    def __init__(self, method: str, stream: Stream, batch: int) -> None:
+    def __init__(self, method: str, stream: IndexStream, batch: int) -> None:
         memory = partial(Reservoir, CAPACITY)
         strategies: dict[str, dict[str, Strategy]] = {
             "none": {},
@@ -118,27 +118,28 @@ def network() -> nn.Sequential:
 
 
 class Bare:
-    """Plain torch: shuffle, gather, scale, cross-entropy, SGD. The same rows in the same order as ``Ours``."""
+    """Plain torch: shuffle, gather, scale, cross-entropy, SGD. The rows of ``Ours``, in its order."""
 
-    def __init__(self, stream: Stream, batch: int) -> None:
-        batches = [e.rows.take(torch.arange(len(e.rows))) for e in stream]
-        self.tasks, self.batch = [(b.x, b.y) for b in batches], batch
+    def __init__(self, stream: IndexStream, batch: int) -> None:
+        source: Any = stream.inputs
+        self.images, self.labels, self.batch = source.x, source.y, batch
+        self.ids = stream.ids.split(stream.starts.diff().tolist())
         self.network = network()
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=LEARNING_RATE)
 
     def __call__(self, task: int) -> Laps:
-        x_task, y_task = self.tasks[task]
+        ids = self.ids[task]
         began = now()
-        batches = torch.randperm(len(y_task), generator=generator(0, "order", task, 0)).split(self.batch)
+        batches = ids[torch.randperm(len(ids), generator=generator(0, "order", task, 0))].split(self.batch)
         for rows in batches:
-            x, y = x_task.index_select(0, rows), y_task.index_select(0, rows)
+            x, y = self.images.index_select(0, rows), self.labels.index_select(0, rows)
             loss = self.loss(x, y)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             self.remember(x, y)
         stepped = now()
-        self.end(x_task, y_task)
+        self.end(ids)
         return Laps(began, stepped, now(), len(batches))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class Bare:
     def remember(self, x: Tensor, y: Tensor) -> None:
         pass
 
-    def end(self, x: Tensor, y: Tensor) -> None:
+    def end(self, ids: Tensor) -> None:
         pass
 
 
@@ -159,7 +160,7 @@ class BareER(Bare):
 
     NAME = "ER"
 
-    def __init__(self, stream: Stream, batch: int) -> None:
+    def __init__(self, stream: IndexStream, batch: int) -> None:
         super().__init__(stream, batch)
         self.x, self.y = torch.zeros(CAPACITY, 1, 28, 28, dtype=torch.uint8), torch.zeros(CAPACITY, dtype=torch.int64)
         self.seen, self.draws = 0, generator(derive(0, self.NAME, "memory"))
@@ -192,7 +193,7 @@ class BareDERPP(BareER):
 
     NAME = "DERPP"
 
-    def __init__(self, stream: Stream, batch: int) -> None:
+    def __init__(self, stream: IndexStream, batch: int) -> None:
         super().__init__(stream, batch)
         self.stored = torch.zeros(CAPACITY, 10)
 
@@ -215,7 +216,7 @@ class BareDERPP(BareER):
 class BareEWC(Bare):
     """The quadratic penalty, and at the end of a task the Fisher diagonal from each row's own gradient."""
 
-    def __init__(self, stream: Stream, batch: int) -> None:
+    def __init__(self, stream: IndexStream, batch: int) -> None:
         super().__init__(stream, batch)
         self.params = dict(self.network.named_parameters())
         self.fisher: dict[str, Tensor] = {}
@@ -227,14 +228,15 @@ class BareEWC(Bare):
             loss = loss + STRENGTH / 2 * (fisher * (self.params[name] - self.anchor[name]).square()).sum()
         return loss
 
-    def end(self, x: Tensor, y: Tensor) -> None:
+    def end(self, ids: Tensor) -> None:
         self.anchor = {name: p.detach().clone() for name, p in self.params.items()}
         total = {name: torch.zeros_like(p) for name, p in self.anchor.items()}
         gradients = vmap(grad(self.row_loss), in_dims=(None, 0, 0))
-        for rows_x, rows_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
-            for name, gradient in gradients(self.anchor, rows_x, rows_y).items():
+        for rows in ids.split(CHUNK):
+            x, y = self.images.index_select(0, rows), self.labels.index_select(0, rows)
+            for name, gradient in gradients(self.anchor, x, y).items():
                 total[name] += gradient.square_().sum(0)
-        self.fisher = {name: t / len(y) + self.fisher.get(name, 0) for name, t in total.items()}
+        self.fisher = {name: t / len(ids) + self.fisher.get(name, 0) for name, t in total.items()}
 
     def row_loss(self, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         logits = functional_call(self.network, params, (x[None].float() * (1 / 255),))

@@ -78,12 +78,6 @@ def test_every_law_is_in_the_docs() -> None:
     assert laws <= told
 
 
-def test_an_anchor_that_is_the_live_weights_is_found(tmp_path: Path) -> None:
-    broken = {finding.law: finding for finding in check(tmp_path, "anchor_alias", copy="p") if not finding.passed}
-    assert "alias of the live weights" in broken["strength_acts"].reason
-    assert broken["strength_acts"].subject == "strategy anchor with strength=10"
-
-
 def test_state_that_is_not_stored_is_found(tmp_path: Path) -> None:
     broken = {
         finding.law for finding in check(tmp_path, "anchor_forgets", state='{"anchor": {}}') if not finding.passed
@@ -92,7 +86,7 @@ def test_state_that_is_not_stored_is_found(tmp_path: Path) -> None:
 
 
 def test_a_strategy_that_fails_is_a_finding_not_a_crash(tmp_path: Path) -> None:
-    found = check(tmp_path, "anchor_raises", copy="p.missing")
+    found = check(tmp_path, "raises", copy="p.missing")
     reasons = {finding.reason for finding in found if not finding.passed}
     assert any(reason.startswith("it raised AttributeError") for reason in reasons)
 

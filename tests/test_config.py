@@ -216,6 +216,22 @@ def test_a_package_is_allowed_on_the_command_line_only(tmp_path, monkeypatch):
         fence.check({"_target_": "allowed_here_too.thing"}, allow=["allowed_here"])
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"checkpoint_path": "x.pth"},
+        {"_args_": ["x", False]},
+        {"pretrained_cfg": {}},
+        {"model_name": "hf-hub:somebody/x"},
+    ],
+)
+def test_arguments_that_would_open_a_pickle(arguments):
+    call = {"_target_": "timm.create_model", "model_name": "resnet10t", "pretrained": True}
+    fence.check({"model": {"network": call}})
+    with pytest.raises(UserError, match=r"model\.network\.\w+.* is refused"):
+        fence.check({"model": {"network": call | arguments}})
+
+
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "a${oc.decode:x}b", "${a.${b}}", "${hydra:runtime.cwd}", "${a:b}"])
 def test_interpolations_that_run_code_or_read_secrets(value):
     with pytest.raises(UserError, match="only plain references"):

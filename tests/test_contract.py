@@ -111,7 +111,8 @@ def told(case: Case) -> str:
 def subject(case: Case) -> Subject:
     if "model=timm" in case and find_spec("timm") is None:
         pytest.skip("timm is not installed; it is an extra")
-    return Subject(configs.compose(*case, allow=["continual.contract"]))
+    config = configs.compose(*case, allow=["continual.contract"])
+    return Subject(config, experiences=2 if case[0].startswith("model=") else 3)
 
 
 def excused(*key: str) -> list[pytest.MarkDecorator]:

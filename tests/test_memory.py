@@ -36,7 +36,7 @@ def of_config(name: str) -> Callable[..., Memory]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("law", MEMORY_LAWS, ids=lambda law: law.__name__)
 def test_memory(name: str, law: Any) -> None:
-    @settings(max_examples=25)
+    @settings(max_examples=15)
     @given(capacity=st.integers(1, 12), arrivals=arriving)
     def holds(capacity: int, arrivals: list[list[int]]) -> None:
         law(of_config(name), capacity, arrivals)

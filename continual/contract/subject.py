@@ -20,9 +20,10 @@ MOODY = {"_target_": "continual.contract.tools.moody", "_partial_": True}
 
 
 class Subject:
-    """One config: the whole stream, its beginning, fresh learners; a learner's long training is cut short."""
+    """One config: the whole stream, its first ``experiences``, fresh learners; long training is cut short."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, experiences: int = 3) -> None:
+        self.experiences = experiences
         node = config.resolved["learner"]
         short = {key: min(node[key], limit) for key, limit in SHORT.items() if node.get(key) is not None}
         self.config = _with_learner(config, short)
@@ -98,7 +99,7 @@ class Subject:
     def _brief(self, stream: Stream) -> Stream:
         """Rows enough for two updates and a shorter one per experience."""
         batch_size = self.config.resolved["learner"].get("batch_size", 10)
-        return Brief(stream, rows=min(max(24, 2 * batch_size + 4), 512))
+        return Brief(stream, rows=min(max(24, 2 * batch_size + 4), 512), experiences=self.experiences)
 
 
 def _with_learner(config: Config, settings: Mapping[str, Any]) -> Config:
