@@ -8,8 +8,8 @@ TRACK := track=wandb track.mode=offline
 .PHONY: run test test-long lint benchmark clean
 
 run: $(VENV)/installed
-	$(BIN)/continual run -m experiment=split_digits strategy=none,er,er_ace,derpp,ewc,lwf 'seed=range(5)' output=$(RUNS) $(TRACK)
-	$(BIN)/continual run -m experiment=split_digits learner=slda,joint 'seed=range(5)' output=$(RUNS) $(TRACK)
+	$(BIN)/continual run -m experiment=split_digits strategy=none,er,er_ace,derpp,ewc,lwf 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
+	$(BIN)/continual run -m experiment=split_digits learner=slda,joint 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
 	$(BIN)/continual compare $(RUNS)
 
 test: $(VENV)/installed-test lint

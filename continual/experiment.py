@@ -79,7 +79,7 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     track = configs.build(config, "track")
     facts = _manifest(config, stream, threads)
     with Ledger.create(directory, facts, restart=(directory / ledger.MANIFEST).exists()) as book:
-        tracker = track(_run_facts(config, facts, stream))
+        tracker = track(_run_facts(config, stream))
         watched = _Watched(learner, len(stream.origins), progress) if progress else learner
         _follow(loop(stream, watched, probe), book, tracker)
         snapshot.save(directory / SNAPSHOT, learner.state_dict())
@@ -174,7 +174,7 @@ def _spec(about: dict[str, Any]) -> Spec:
     return Spec(**(about | shapes | {"dtype": getattr(torch, about["dtype"])}))
 
 
-def _run_facts(config: Config, facts: dict[str, Any], stream: Stream) -> RunFacts:
+def _run_facts(config: Config, stream: Stream) -> RunFacts:
     from continual.manifest import redact
 
     return RunFacts(

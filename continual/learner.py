@@ -284,9 +284,7 @@ def _try(augment: Augment, spec: Spec) -> None:
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     extra = {name: column.to(device) for name, column in batch.extra.items()}
-    return replace(
-        batch, x=batch.x.to(device), y=batch.y.to(device), weight=batch.weight.to(device), extra=extra
-    )
+    return replace(batch, x=batch.x.to(device), y=batch.y.to(device), weight=batch.weight.to(device), extra=extra)
 
 
 def _check(

@@ -48,7 +48,7 @@ class Probe:
                 raise UserError(f"probe.{name}={value} must be at least 1")
 
     def of(self, stream: Stream, learner: Learner) -> "Measure":
-        """This schedule applied to one run."""
+        """The schedule applied to one run."""
         return Measure(self, stream, learner)
 
 

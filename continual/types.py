@@ -6,7 +6,7 @@ One way, no arrow points back::
                              | probes                | predict
                              v                       v
                             loop() ---------------> Record --> Ledger --> metrics --> report
-                                                         \\--> Tracker (wandb)
+                                                         `--> Tracker (wandb)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,7 +139,9 @@ class Cost:
 
 @runtime_checkable
 class Learner(Protocol):
-    """Learn and answer::
+    """Two verbs, learn and answer.
+
+    ::
 
         for experience in stream:
             for rows_consumed in learner.learn(experience):

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from continual.config import compose
 from continual.contract import (
     LEARNER_LAWS,
     MEMORY_LAWS,
     NATIVE_LAWS,
     STREAM_LAWS,
     Finding,
+    Subject,
     check_config,
     neutral_element,
     strength_acts,
@@ -96,3 +98,11 @@ def test_a_wrong_config_is_refused_before_the_first_law() -> None:
         check_config("strategy=err")
     with pytest.raises(UserError, match="does not divide"):
         check_config("scenario.n_tasks=3")
+
+
+def test_the_laws_can_be_applied_one_by_one(tmp_path: Path) -> None:
+    config_dir = example(tmp_path, "anchor_by_hand")
+    subject = Subject(compose("strategy=anchor", *BLOBS, config_dir=config_dir, allow=["anchor_by_hand"]))
+    assert subject.laws == LEARNER_LAWS + NATIVE_LAWS
+    for law in subject.laws:
+        subject.apply(law)

@@ -223,6 +223,7 @@ def test_a_package_is_allowed_on_the_command_line_only(tmp_path, monkeypatch):
         {"_args_": ["x", False]},
         {"pretrained_cfg": {}},
         {"model_name": "hf-hub:somebody/x"},
+        {"model_name": "${output}"},
     ],
 )
 def test_arguments_that_would_open_a_pickle(arguments):

@@ -289,11 +289,14 @@ def test_measuring_changes_nothing(probe: Probe) -> None:
 # ---------------------------------------------------------------- arrivals, predicted before they are learned
 
 
-def test_prequential_accuracy_by_hand() -> None:
+@pytest.mark.parametrize("window", [3, 4])
+def test_prequential_accuracy_by_hand(window: int) -> None:
     """The learner answers 0, and 1 once it has learned 4 rows. Windows close at the first arrival that fills them."""
     labels = [[0, 1], [0, 0], [1, 1], [0, 1], [1, 1]]
     stream = fixed([], [0, 0, 0, 1, 1], [Table(y, first=2 * i) for i, y in enumerate(labels)])
-    records = list(loop(stream, Parrot(4, lambda x, learned: int(learned >= 4)), Probe(prequential=True, window=3)))
+    records = list(
+        loop(stream, Parrot(4, lambda x, learned: int(learned >= 4)), Probe(prequential=True, window=window))
+    )
     assert [(r.rows_seen, r.task, r.at) for r in records if r.metric == "prequential_rows"] == [
         (2, 0, "arrival"), (6, 0, "arrival"), (8, 1, "arrival")
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from continual.contract.tools import Globals, MakeStream, stir, whole
+from continual.contract.tools import Globals, MakeStream, stirred, whole
 from continual.types import Batch, Experience, Rows, Stream
 
 StreamLaw = Callable[[MakeStream], None]
@@ -15,14 +15,14 @@ StreamLaw = Callable[[MakeStream], None]
 
 def repeats_identically(make_stream: MakeStream) -> None:
     """Read twice, and made twice, it gives the same rows, whatever the global generators hold."""
-    stir(1)
-    stream = make_stream()
-    first, second = _told(stream), _told(stream)
+    with stirred(1):
+        stream = make_stream()
+        first, second = _told(stream), _told(stream)
     assert first == second, f"read a second time, {_where(first, second)} differs; draw when the stream is built"
-    stir(2)
-    before = Globals.now()  # only now: importing a package for the first time may draw
-    made_again = _told(make_stream())
-    assert not before.moved(), f"the stream drew from or reseeded the global generator of {before.moved()}"
+    with stirred(2):
+        before = Globals.now()  # only now: importing a package for the first time may draw
+        made_again = _told(make_stream())
+        assert not before.moved(), f"the stream drew from or reseeded the global generator of {before.moved()}"
     assert first == made_again, f"made a second time, {_where(first, made_again)} differs; does it draw from a global?"
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, pairwise
@@ -30,7 +31,7 @@ class Brief:
 
     Args:
         stream: any stream.
-        rows: at most so many rows of each experience and probe, spread evenly over it.
+        rows: at most so many rows of each experience and probe, spread evenly over it; what is asked is asked whole.
         experiences: so many experiences, and more of small ones until there are ``rows`` rows of each.
     """
 
@@ -39,8 +40,7 @@ class Brief:
 
     def __iter__(self) -> Iterator[Experience]:
         for experience in islice(self.stream, self._length):
-            ask = None if experience.ask is None else Some(experience.ask, self.rows)
-            yield replace(experience, rows=Some(experience.rows, self.rows), ask=ask)
+            yield replace(experience, rows=Some(experience.rows, self.rows))
 
     @cached_property
     def _length(self) -> int:
@@ -158,8 +158,16 @@ class Globals:
         return ", ".join(name for field, name in names.items() if getattr(self, field) != getattr(now, field))
 
 
-def stir(seed: int) -> None:
-    """Put the global generators into some state."""
+@contextmanager
+def stirred(seed: int) -> Iterator[None]:
+    """Within it, the global generators are in another state; outside they are as they were."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])

@@ -1,6 +1,7 @@
 """Small networks: linear, multilayer perceptron, convolutional."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import nn
@@ -21,7 +22,7 @@ def mlp(spec: Spec, hidden: Sequence[int] = (100, 100)) -> nn.Module:
         raise UserError(f"model.hidden={list(hidden)} must name at least one width of at least 1; or use model=linear")
     widths = [prod(spec.in_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return Classifier(nn.Sequential(*layers), nn.Linear(widths[-1], spec.n_classes))
 
