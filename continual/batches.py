@@ -25,16 +25,19 @@ def extend(batch: Batch, x: Tensor, y: Tensor, weight: float, keep: float = 1.0)
     )
 
 
-def schedule(rows: int, batch_size: int, epochs: int, iterations: int | None, seed: int, lap: int) -> Iterator[Tensor]:
+def schedule(
+    rows: int, batch_size: int, epochs: int, iterations: int | None, seed: int, lap: int, least: int = 1
+) -> Iterator[Tensor]:
     """Positions (B,) of each update's rows: whole shuffled passes, the last batch of a pass as short as it is.
 
+    A last batch of fewer than ``least`` rows (batch normalisation needs 2) joins the one before it.
     ``iterations`` (updates per experience) replaces ``epochs`` and passes again until it is reached.
     The order depends on nothing but ``seed``, ``lap`` (how many experiences came before) and the pass,
     so a run continues at update k by skipping k. Rows that fit one batch keep their order.
     """
     if not rows:  # all labels of this experience come later, or never
         return
-    per_pass = -(-rows // batch_size)
+    per_pass = max(1, (rows + batch_size - least) // batch_size)
     n_updates = iterations if iterations is not None else epochs * per_pass
     for update in range(n_updates):
         position = update % per_pass
@@ -42,4 +45,4 @@ def schedule(rows: int, batch_size: int, epochs: int, iterations: int | None, se
             order = torch.arange(rows)
             if rows > batch_size:
                 order = order[torch.randperm(rows, generator=generator(seed, "order", lap, update // per_pass))]
-        yield order[position * batch_size : (position + 1) * batch_size]
+        yield order[position * batch_size : rows if position == per_pass - 1 else (position + 1) * batch_size]

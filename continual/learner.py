@@ -16,7 +16,7 @@ from continual.batches import schedule
 from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
-from continual.models.network import Network, draws_randomness
+from continual.models.network import Network, draws_randomness, least_rows
 from continual.seeding import derive
 from continual.state import nbytes
 from continual.step import step, task_loss
@@ -71,7 +71,8 @@ class SGDLearner:
         self.scheduler = _scheduled(scheduler, self.optimizer) if scheduler else None
         self.head = Head(head, spec, self.device)
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
-        self.noise = self._own_noise()
+        self.noise, self.least = self._tried()
+        _check_least(self.least, batch_size, spec)
         self.view = self._open_view()
         if augment:
             _try(augment, spec)
@@ -86,7 +87,8 @@ class SGDLearner:
             self.head.begin()
             for s in self.strategies.values():
                 s.begin(self.view, experience)
-        updates = list(schedule(len(rows), self.batch_size, self.epochs, self.iterations, self.seed, self.lap))
+        passes = (self.epochs, self.iterations)
+        updates = list(schedule(len(rows), self.batch_size, *passes, self.seed, self.lap, self.least))
         ends = _consumed(len(experience.rows), [len(indices) for indices in updates])
         for indices, consumed in islice(zip(updates, ends, strict=True), self.updates, None):
             self._update(rows.take(indices))
@@ -176,13 +178,17 @@ class SGDLearner:
             "head": self.head.state_dict(),
         }
 
-    def _own_noise(self) -> Tensor | None:
-        """The global generator's state during this learner's steps, if its network draws from it (dropout)."""
+    def _tried(self) -> tuple[Tensor | None, int]:
+        """What a pass in train mode shows: the network's own noise if it draws any (dropout), and its least batch.
+
+        The noise is the global generator's state during this learner's steps.
+        """
         x = torch.zeros(2, *self.spec.in_shape, dtype=self.spec.dtype, device=self.device)
         weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        drew = draws_randomness(self.network, x)
-        self.network.load_state_dict(weights)  # the trial pass may have moved batch statistics
-        return torch.Generator().manual_seed(derive(self.seed, "noise")).get_state() if drew else None
+        drew, least = draws_randomness(self.network, x), least_rows(self.network, x)
+        self.network.load_state_dict(weights)  # the trial passes may have moved batch statistics
+        noise = torch.Generator().manual_seed(derive(self.seed, "noise")).get_state() if drew else None
+        return noise, least
 
     def _guard(self) -> AbstractContextManager[None]:
         return nullcontext() if self.noise is None else _Noise(self)
@@ -285,6 +291,15 @@ def _try(augment: Augment, spec: Spec) -> None:
 def _to(batch: Batch, device: torch.device) -> Batch:
     extra = {name: column.to(device) for name, column in batch.extra.items()}
     return replace(batch, x=batch.x.to(device), y=batch.y.to(device), weight=batch.weight.to(device), extra=extra)
+
+
+def _check_least(least: int, batch_size: int, spec: Spec) -> None:
+    for name, rows in (("train.batch_size", batch_size), ("the stream's smallest experience", spec.smallest)):
+        if rows is not None and 0 < rows < least:
+            raise UserError(
+                f"{name} is {rows} row, and this model's batch normalisation needs at least {least} rows; "
+                f"use larger batches or arrivals, or a model without it (model=mlp, model=cnn)"
+            )
 
 
 def _check(

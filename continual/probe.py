@@ -147,7 +147,7 @@ class Measure:
         if not isinstance(self.learner, Inspectable) or not self.labels:
             return
         share = max(1, INSPECTED // len(self.labels))
-        x = torch.cat([rows.take(torch.arange(min(len(rows), share))).x for rows in self.stream.probes])
+        x = torch.cat([rows.take(_spaced(len(rows), share)).x for rows in self.stream.probes])
         features, parameters = self.learner.inspect(x)
         if features is not None:
             yield "dormant_fraction", dormant_fraction(features, DORMANT)

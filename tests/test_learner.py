@@ -572,3 +572,22 @@ def test_the_model_is_drawn_from_its_own_seed() -> None:
         expected = linear(Spec((4,), 4))
     assert all(torch.equal(a, b) for a, b in zip(sgd.network.parameters(), expected.parameters(), strict=True))
     assert functional_call(expected, {}, (torch.zeros(1, 4),)).logits.shape == (1, 4)
+
+
+def test_a_single_last_row_joins_the_batch_before_it_where_the_model_needs_two():
+    sizes = [len(indices) for indices in schedule(21, 10, 2, None, seed=0, lap=0, least=2)]
+    assert sizes == [10, 11, 10, 11]
+    assert [len(indices) for indices in schedule(21, 10, 1, None, seed=0, lap=0)] == [10, 10, 1]
+    assert [len(indices) for indices in schedule(22, 10, 1, None, seed=0, lap=0, least=2)] == [10, 10, 2]
+    assert [len(indices) for indices in schedule(1, 10, 1, None, seed=0, lap=0, least=2)] == [1]
+
+
+def test_batch_normalisation_refuses_batches_of_one_row_before_training():
+    def normed(spec):
+        return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+
+    single = Spec((2,), 2, boundaries=False, smallest=1)
+    with pytest.raises(UserError, match=r"smallest experience is 1 row.*at least 2"):
+        SGDLearner(normed, partial(torch.optim.SGD, lr=0.1), {}, spec=single)
+    with pytest.raises(UserError, match="batch_size is 1 row"):
+        SGDLearner(normed, partial(torch.optim.SGD, lr=0.1), {}, spec=Spec((2,), 2), batch_size=1)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from continual.contract import STREAM_LAWS
-from continual.contract.reach import reach
 from continual.contract.streams import StreamLaw
 from continual.errors import UserError
 from continual.learner import SGDLearner
@@ -21,6 +20,7 @@ from continual.loop import loop
 from continual.memory import ClassBalanced, Reservoir
 from continual.models import linear
 from continual.probe import Probe
+from continual.reach import reach
 from continual.strategies.derpp import DERPP
 from continual.strategies.er import ER
 from continual.strategies.er_ace import ERACE

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from continual.contract import STREAM_LAWS
-from continual.contract.reach import reach
 from continual.contract.streams import StreamLaw
 from continual.errors import UserError
+from continual.reach import reach
 from continual.types import Rows
 from scenarios.sources import TensorSource
 from scenarios.stream import IndexStream

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from continual.contract.reach import reach
 from continual.devices import usable
 from continual.errors import UserError
 from continual.models.network import Network
+from continual.reach import reach
 from continual.seeding import derive
 from continual.types import Cost, Experience, Rows, Spec, Stream
 

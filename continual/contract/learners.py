@@ -13,7 +13,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from continual import seeding
-from continual.contract.reach import reach
 from continual.contract.tools import (
     Globals,
     LearnerLaw,
@@ -29,6 +28,7 @@ from continual.contract.tools import (
 )
 from continual.loop import loop
 from continual.probe import Probe
+from continual.reach import reach
 from continual.types import Batch, Learner, Record, Rows
 
 TIMINGS = frozenset({"seconds"})

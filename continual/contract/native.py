@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from continual import snapshot
-from continual.contract.reach import Reach, reach
 from continual.contract.tools import LearnerLaw, MakeLearner, MakeStream, answers, fingerprint, run_through
+from continual.reach import Reach, reach
 from continual.types import Experience, Learner
 
 Stops = Callable[[list[tuple[int, int]]], Iterable[tuple[int, int]]]

@@ -25,6 +25,8 @@ from continual.types import Cost, Experience, Spec
 class SLDA:
     """Class means and one shared covariance, kept as sums; the closed-form floor of every table.
 
+    The sums are float32, as the published size says: scale features to a mean near 0 (within some hundred standard
+    deviations) first, or their differences drown; counts are exact up to 2^24 rows of a class.
     Its cost counts one forward-equivalent per row: one pass over the row through its own features.
 
     Args:

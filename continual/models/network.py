@@ -42,3 +42,13 @@ def draws_randomness(network: nn.Module, x: Tensor) -> bool:
         before = torch.get_rng_state()
         network.train()(x)
         return not torch.equal(before, torch.get_rng_state())
+
+
+def least_rows(network: nn.Module, x: Tensor) -> int:
+    """Rows that a training batch must have: 2 where batch normalisation cannot do with one row of ``x``, else 1."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            network.train()(x[:1])
+        except ValueError:
+            return 2
+    return 1
