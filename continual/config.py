@@ -55,11 +55,14 @@ class Config:
 
     @property
     def name(self) -> str:
-        """What is compared: the strategies, or the learner where it takes none."""
+        """What is compared: the strategies, after the learner if it is not ``sgd``; or a learner that takes none."""
         if self.resolved["name"] is not None:
             return str(self.resolved["name"])
         learner = self.chosen["learner"].replace("/", "_")
-        return ("+".join(self.resolved["strategy"]) or "none") if learner == "sgd" else learner
+        if "strategy" not in _referenced(self.unresolved["learner"]):
+            return learner
+        strategies = "+".join(self.resolved["strategy"]) or "none"
+        return strategies if learner == "sgd" else f"{learner}-{strategies}"
 
     @property
     def hash(self) -> str:
@@ -97,7 +100,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None, allow: Sequen
         UserError: a key or choice that does not exist (the nearest is named), a target outside the fence,
             a group that nothing reads, a value of the wrong type.
     """
-    folder = _use(Path(config_dir)) if config_dir is not None else None
+    folder = _make_importable(config_dir, allow)
     parsed = parse(overrides, folder)
     for override in parsed:
         if override.is_sweep_override():
@@ -117,7 +120,7 @@ def expand(overrides: Sequence[str], config_dir: str | Path | None = None, allow
 
     ``strategy=er,derpp 'seed=range(5)'`` gives 10. All are checked before any is run.
     """
-    folder = _use(Path(config_dir)) if config_dir is not None else None
+    folder = _make_importable(config_dir, allow)
     axes = [list(values(override, folder)) for override in parse(overrides, folder)]
     composed: dict[tuple[str, ...], Config] = {}
     jobs = []
@@ -163,9 +166,17 @@ def build(config: Config, group: str) -> Any:
     return _instantiate({group: config.resolved[group]})[group]
 
 
-def from_manifest(manifest: Mapping[str, Any], allow: Sequence[str] = ()) -> Config:
+def from_manifest(
+    manifest: Mapping[str, Any],
+    config_dir: str | Path | None = None,
+    allow: Sequence[str] = (),
+    device: str | None = None,
+) -> Config:
     """The config a run was made with, fenced again: a run directory may come from somebody else."""
+    _make_importable(config_dir, allow)
     resolved = dict(manifest["resolved"])
+    if device is not None:
+        resolved |= {"device": device, "learner": _placed(resolved["learner"], device)}
     fence.check(resolved, allow)
     config = Config(resolved, resolved, dict(manifest["chosen"]), tuple(allow))
     check_calls({"learner": resolved["learner"]}, config.allow)
@@ -194,12 +205,19 @@ def _instantiate(node: dict[str, Any]) -> Any:
         raise explained(error) or told from error
 
 
-def _use(folder: Path) -> Path:
-    if not folder.is_dir():
+def _placed(learner: Mapping[str, Any], device: str) -> dict[str, Any]:
+    return {**learner, "device": device} if "device" in learner else dict(learner)
+
+
+def _make_importable(config_dir: str | Path | None, allow: Sequence[str]) -> Path | None:
+    """Put the parent of ``config_dir``, and for allowed packages the working directory, on ``sys.path``."""
+    folder = None if config_dir is None else Path(config_dir)
+    if folder is not None and not folder.is_dir():
         raise UserError(f"--config-dir {folder} is not a folder; looked in {folder.absolute()}")
-    parent = str(folder.absolute().parent)
-    if parent not in sys.path:
-        sys.path.insert(0, parent)
+    homes = [folder.absolute().parent] if folder is not None else []
+    for home in [*homes, *([Path.cwd()] if allow else [])]:
+        if str(home) not in sys.path:
+            sys.path.insert(0, str(home))
     return folder
 
 

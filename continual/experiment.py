@@ -86,17 +86,26 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     return Run.read(directory, ran=True)
 
 
-def load(path: str | Path, *, allow: Sequence[str] = ()) -> Learner:
+def load(
+    path: str | Path,
+    *,
+    config_dir: str | Path | None = None,
+    allow: Sequence[str] = (),
+    device: str | None = None,
+) -> Learner:
     """The learner of a run as it was when the run ended, ready to predict or to go on learning.
 
     Args:
         path: a run's directory. Its config is fenced and its weights are safetensors: no code comes with them.
+        config_dir: the folder with your own configs, if the run used one; its parent is put on ``sys.path``.
         allow: packages outside the fence that its config may name.
+        device: where to put it; None for the device it ran on.
     """
     data = ledger.read(Path(path))
     if data.status != "finished" or not (data.path / SNAPSHOT).exists():
         raise UserError(f"{data.path} holds no learner: the run is {data.status}; run it to its end first")
-    learner: Learner = configs.build_learner(configs.from_manifest(data.manifest, allow), _spec(data.manifest["spec"]))
+    config = configs.from_manifest(data.manifest, config_dir, allow, device)
+    learner: Learner = configs.build_learner(config, _spec(data.manifest["spec"]))
     learner.load_state_dict(snapshot.load(data.path / SNAPSHOT))
     return learner
 

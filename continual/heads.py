@@ -32,11 +32,11 @@ class Head:
 
     def __init__(self, kind: str, spec: Spec, device: torch.device) -> None:
         if kind not in KINDS:
-            raise UserError(f"learner.head='{kind}' is unknown; use one of {', '.join(KINDS)}")
+            raise UserError(f"train.head='{kind}' is unknown; use one of {', '.join(KINDS)}")
         if kind == "per_task" and not spec.task_aware:
             raise UserError(
-                "learner.head=per_task asks for task labels, and this stream hides them; "
-                "use learner.head=seen, or a task-incremental stream (scenario.kind=task)"
+                "train.head=per_task asks for task labels, and this stream hides them; "
+                "use train.head=seen, or a task-incremental stream (scenario.kind=task)"
             )
         self.kind = kind
         self.aware = spec.task_aware

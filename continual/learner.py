@@ -85,8 +85,9 @@ class SGDLearner:
         self._enter(experience)
         if self.updates == 0:
             self.head.begin()
-            for s in self.strategies.values():
-                s.begin(self.view, experience)
+            with self._guard():
+                for s in self.strategies.values():
+                    s.begin(self.view, experience)
         passes = (self.epochs, self.iterations)
         updates = list(schedule(len(rows), self.batch_size, *passes, self.seed, self.lap, self.least))
         ends = _consumed(len(experience.rows), [len(indices) for indices in updates])
@@ -94,8 +95,9 @@ class SGDLearner:
             self._update(rows.take(indices))
             self.updates += 1
             yield consumed
-        for s in self.strategies.values():
-            s.end(self.view, experience)
+        with self._guard():
+            for s in self.strategies.values():
+                s.end(self.view, experience)
         self.lap, self.updates = self.lap + 1, 0
 
     def rows_for(self, experience: Experience) -> Rows:
@@ -225,11 +227,12 @@ class SGDLearner:
 
     @contextmanager
     def _still(self) -> Iterator[None]:
+        mode = self.network.training
         self.network.eval()
         try:
             yield
         finally:
-            self.network.train()
+            self.network.train(mode)
 
 
 class _Noise(AbstractContextManager[None]):
@@ -307,11 +310,11 @@ def _check(
 ) -> None:
     for name, value in (("batch_size", batch_size), ("epochs", epochs), ("iterations", iterations)):
         if value is not None and value < 1:
-            raise UserError(f"learner.{name}={value} must be at least 1")
+            raise UserError(f"train.{name}={value} must be at least 1")
     if spec.boundaries and spec.smallest is not None and batch_size > spec.smallest:
         raise UserError(
-            f"learner.batch_size={batch_size} is larger than the smallest experience of {spec.smallest} rows; "
-            f"use at most learner.batch_size={spec.smallest}"
+            f"train.batch_size={batch_size} is larger than the smallest experience of {spec.smallest} rows; "
+            f"use at most train.batch_size={spec.smallest}"
         )
     if not spec.boundaries:
         for name, s in strategies.items():

@@ -16,7 +16,7 @@ def loop(stream: Stream, learner: Learner, probe: Probe) -> Iterator[Record]:
     yield from measure.start()
     for experience, task in zip(stream, origins, strict=True):
         yield from measure.arrival(experience, task)
-        for rows in learner.learn(experience):
+        for rows in measure.timed(learner.learn(experience)):
             measure.advance(rows)
             if measure.due():
                 yield from measure.within(task)

@@ -66,14 +66,22 @@ class Measure:
         self.asked: dict[int, list[tuple[int, Answers]]] = {}  # row id -> (question, answers) waiting for a label
         self.questions, self.told = 0, -1  # rows asked so far; the question whose label came last
         self.scores: list[tuple[bool, ...]] = []  # per row whose label came: which of its answers were right
-        self.began = perf_counter()
-        self.paused = 0.0
+        self.seconds = 0.0  # spent in the learner's updates
         self.peak = 0
 
     def advance(self, rows: int) -> None:
         """The learner has made one update and consumed ``rows`` rows."""
         self.rows_seen += rows
         self.step += 1
+
+    def timed(self, updates: Iterator[int]) -> Iterator[int]:
+        """The same updates; the time that the learner takes for them, and nobody else's, is added up."""
+        began = perf_counter()
+        for rows in updates:
+            self.seconds += perf_counter() - began
+            yield rows
+            began = perf_counter()
+        self.seconds += perf_counter() - began
 
     def due(self) -> bool:
         """Whether ``every`` rows have passed since the last probe within a task."""
@@ -128,7 +136,6 @@ class Measure:
 
     def final(self) -> Iterator[Record]:
         """After the stream: what it cost, and how well confidence fits accuracy."""
-        seconds = perf_counter() - self.began - self.paused
         cost = self.learner.cost()
         task = self.trained[-1] if self.trained else None
         yield from self._flush(task)
@@ -140,7 +147,7 @@ class Measure:
         per_row = cost.forward_equivalents / max(self.arrived, 1)
         yield self._record(task, "final", None, "forward_equivalents_per_row", per_row)
         yield self._record(task, "final", None, "peak_bytes", max(self.peak, cost.bytes))
-        yield self._record(task, "final", None, "seconds", seconds)
+        yield self._record(task, "final", None, "seconds", self.seconds)
 
     def _inside(self) -> Iterator[tuple[str, float]]:
         """Measures of plasticity, over at most ``INSPECTED`` rows dealt evenly from all probes."""
@@ -176,12 +183,9 @@ class Measure:
         return self._predict((self.stream.probes[probe].take(chunk).x for chunk in chunks), task)
 
     def _predict(self, chunks: Iterable[Tensor], task: int | None) -> Tensor:
-        """Logits (n, C) under inference mode; its time is not the learner's."""
-        began = perf_counter()
+        """Logits (n, C) under inference mode."""
         with torch.inference_mode():
-            logits = torch.cat([self.learner.predict(x, task).cpu() for x in chunks])
-        self.paused += perf_counter() - began
-        return logits
+            return torch.cat([self.learner.predict(x, task).cpu() for x in chunks])
 
     def _ask(self, ids: list[int], x: Tensor, task: int | None) -> None:
         """Keep what learner and baselines answer now for rows ``x`` (n, *in_shape), none of whose labels is known."""

@@ -36,7 +36,7 @@ CONFIG = {
     "strategy=null": "strategy=None does not exist; did you mean 'none'?",
     # wrong types and values
     "train.epochs=abc": "epochs=abc must be an integer",
-    "train.epochs=0": "learner.epochs=0 must be at least 1",
+    "train.epochs=0": "train.epochs=0 must be at least 1",
     "train.batch_size=1.5": "batch_size=1.5 must be an integer",
     "optimizer.lr=abc": "optimizer.lr=abc must be a number",
     "optimizer.lr=nan": "optimizer.lr=nan must be a number",

@@ -203,9 +203,9 @@ def test_a_snapshot_of_the_beginning_is_complete(stream: Stream) -> None:
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (Naive, {"batch_size": 0}, r"learner.batch_size=0 must be at least 1"),
-        (Naive, {"epochs": 0}, r"learner.epochs=0 must be at least 1"),
-        (Naive, {"batch_size": 25}, r"learner.batch_size=25 is larger than the smallest experience of 24 rows"),
+        (Naive, {"batch_size": 0}, r"train.batch_size=0 must be at least 1"),
+        (Naive, {"epochs": 0}, r"train.epochs=0 must be at least 1"),
+        (Naive, {"batch_size": 25}, r"train.batch_size=25 is larger than the smallest experience of 24 rows"),
         (partial(Replay, mem_size=0), {}, r"learner.strategy.mem_size=0 must be at least 1"),
     ],
 )

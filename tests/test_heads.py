@@ -130,7 +130,7 @@ def as_lists(allowed: Tensor | None) -> object:
 
 
 def test_an_unknown_head_is_refused() -> None:
-    with pytest.raises(UserError, match=r"learner.head='sen' is unknown; use one of all, seen, current, per_task"):
+    with pytest.raises(UserError, match=r"train.head='sen' is unknown; use one of all, seen, current, per_task"):
         head("sen")
 
 

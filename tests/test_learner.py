@@ -532,11 +532,11 @@ class Bounded(Strategy):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"batch_size": 0}, r"learner.batch_size=0 must be at least 1"),
-    ({"epochs": 0}, r"learner.epochs=0 must be at least 1"),
-    ({"iterations": 0}, r"learner.iterations=0 must be at least 1"),
+    ({"batch_size": 0}, r"train.batch_size=0 must be at least 1"),
+    ({"epochs": 0}, r"train.epochs=0 must be at least 1"),
+    ({"iterations": 0}, r"train.iterations=0 must be at least 1"),
     ({"batch_size": 8, "spec": Spec((4,), 4, smallest=7)},
-     r"learner.batch_size=8 is larger than the smallest experience of 7 rows; use at most learner.batch_size=7"),
+     r"train.batch_size=8 is larger than the smallest experience of 7 rows; use at most train.batch_size=7"),
     ({"strategies": {"mine": Bounded()}, "spec": Spec((4,), 4, boundaries=False)},
      r"strategy 'mine' needs task boundaries, and this stream hides them"),
     ({"augment": CropFlip()}, r"augment needs images .* got \(4,\)"),

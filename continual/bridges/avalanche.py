@@ -244,10 +244,10 @@ def _quiet() -> Iterator[None]:
 
 def _check(spec: Spec, batch_size: int, epochs: int, strategy: Callable[..., Any]) -> None:
     options = getattr(strategy, "keywords", {})  # of the partial: Avalanche takes a memory of 0 rows without a word
-    sizes = {f"strategy.{name}": options[name] for name in ("mem_size", "batch_size_mem") if name in options}
-    for name, value in {"batch_size": batch_size, "epochs": epochs, **sizes}.items():
+    sizes = {f"learner.strategy.{name}": options[name] for name in ("mem_size", "batch_size_mem") if name in options}
+    for name, value in {"train.batch_size": batch_size, "train.epochs": epochs, **sizes}.items():
         if value is not None and value < 1:
-            raise UserError(f"learner.{name}={value} must be at least 1")
+            raise UserError(f"{name}={value} must be at least 1")
     if not spec.boundaries:
         raise UserError(
             "Avalanche takes every experience for a task, and this stream hides where its tasks begin; "
@@ -255,6 +255,6 @@ def _check(spec: Spec, batch_size: int, epochs: int, strategy: Callable[..., Any
         )
     if spec.smallest is not None and batch_size > spec.smallest:
         raise UserError(
-            f"learner.batch_size={batch_size} is larger than the smallest experience of {spec.smallest} rows; "
-            f"use at most learner.batch_size={spec.smallest}"
+            f"train.batch_size={batch_size} is larger than the smallest experience of {spec.smallest} rows; "
+            f"use at most train.batch_size={spec.smallest}"
         )
