@@ -86,8 +86,8 @@ RERUN = "independent re-run"
 ANY_CLASS = " And noise that swaps a label for any of the other 9 classes: {}, n = 20."
 TRIED = (
     "This is the package's ER: one mean over arrived and replayed rows, class order by seed. Also tried, apart from "
-    "this script and with nothing else changed (mean, standard deviation): the loss of the authors' code, which adds the "
-    "mean over arrived rows and the mean over replayed rows: {}; their class order, by number: {}."
+    "this script and with nothing else changed (mean, standard deviation): the loss of the authors' code, which adds "
+    "the mean over arrived rows and the mean over replayed rows: {}; their class order, by number: {}."
 )
 
 ROWS = (

@@ -28,6 +28,8 @@ from continual.strategies.ewc import EWC
 from continual.strategies.lwf import LwF
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output, Spec
+from scenarios.sources.base import TensorSource
+from scenarios.stream import IndexRows
 
 
 @pytest.fixture(autouse=True)
@@ -591,3 +593,43 @@ def test_batch_normalisation_refuses_batches_of_one_row_before_training():
         SGDLearner(normed, partial(torch.optim.SGD, lr=0.1), {}, spec=single)
     with pytest.raises(UserError, match="batch_size is 1 row"):
         SGDLearner(normed, partial(torch.optim.SGD, lr=0.1), {}, spec=Spec((2,), 2), batch_size=1)
+
+
+class Gradients(Strategy):
+    """Draws through the network's dropout outside the step."""
+
+    def begin(self, view, experience):
+        view.gradient(experience.rows.take(torch.arange(4)))
+
+    end = begin
+
+
+def test_dropout_in_begin_and_end_draws_from_the_learners_own_noise():
+    def dropping(spec):
+        return nn.Sequential(nn.Flatten(), nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+
+    stream = TwoFeatures()
+    learner = SGDLearner(dropping, partial(torch.optim.SGD, lr=0.1), {"s": Gradients()}, spec=stream.spec, batch_size=5)
+    before = torch.get_rng_state()
+    for _ in learner.learn(stream.experience):
+        pass
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_eval_mode_within_eval_mode_stays_eval_mode():
+    stream = TwoFeatures()
+    learner = SGDLearner(linear, partial(torch.optim.SGD, lr=0.1), {}, spec=stream.spec, batch_size=5)
+    with learner.view.still():
+        learner.view.answer(learner.view.copy(), torch.zeros(1, 2))
+        assert not learner.network.training
+    assert learner.network.training
+
+
+class TwoFeatures:
+    """Twelve rows of two features and two classes in one experience."""
+
+    def __init__(self):
+        x = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+        y = torch.arange(12) % 2
+        self.spec = Spec((2,), 2)
+        self.experience = Experience(0, IndexRows(TensorSource(x, y), torch.arange(12), y))
