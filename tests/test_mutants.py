@@ -436,7 +436,7 @@ def of_strategy(law: str, sound: Callable[[], Learner], *kinds: type[Strategy]) 
 
 
 twice = partial(SeedsWithTheRunsSeed, memory(), seed=1)
-from_torch = partial(DrawsFromTorch, memory(), seed=1)  # with dropout, a step has a global generator of its own
+from_torch = partial(DrawsFromTorch, memory(), seed=1)  # with dropout, a learner has a global generator of its own
 LEARNERS = [
     *of_kind("predict_before_learn", AnswersNan, GrowsItsHead),
     *of_kind("predict_is_pure", PredictsInTrainMode, CountsQuestions, CentresRows, NormalisesInPlace),
@@ -448,7 +448,8 @@ LEARNERS = [
         for kind in (FreezesGradients, TrainsOnWrongTargets, MixesUpTargets)
     ),
     Mutant("seed_decides_everything", learner(from_torch, model=linear), WITH_ER, DrawsFromTorch.__name__),
-    *of_strategy("seed_decides_everything", WITH_ER, DrawsFromNumpy, DrawsFromPython, Reseeds, DependsOnAddresses),
+    Mutant("seed_decides_everything", learner(Reseeds, model=linear), WITH_ER, Reseeds.__name__),
+    *of_strategy("seed_decides_everything", WITH_ER, DrawsFromNumpy, DrawsFromPython, DependsOnAddresses),
     Mutant("generators_differ", learner(twice, twice), learner(er, derpp), SeedsWithTheRunsSeed.__name__),
     *of_kind("generators_differ", InitialisedLikeItsMemory),
     *of_kind("modes_are_restored", StaysInEvalMode, PredictsInTrainMode),
