@@ -321,8 +321,8 @@ Published protocols, run by this package. All figures are accuracies in percent.
 larger side of its 95% interval. A row is **reproduced** if its mean differs from the reference by at most 2 points and
 the half-width is at most 2 points; if nothing in it is random, by at most 0.1 points. With a wider interval it is
 *undecided*, otherwise it *differs*. Hyper-parameters are the protocol's, or this package's defaults where it names
-none; none was changed after a look at these streams. What the protocol of `split_mnist_mir` leaves open (class order, how the
-two parts of the loss are added, what label noise is) was tried on these streams; each of its rows lists the results.
+none; none was changed after a look at these streams. What the protocol of `split_mnist_mir` leaves open (class order,
+how the two parts of the loss are added, what label noise is) was tried on these streams; each row lists the results.
 
 `CONTINUAL_DATA` names the folder with the data; `python scripts/reproduce.py --row ROW` runs a row again and
 `python scripts/reproduce.py --all` all of them. Per-seed values, commit and versions are in `docs/reproduction/`.
