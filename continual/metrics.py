@@ -17,9 +17,9 @@ from continual import timeline as over_time
 from continual.errors import UserError
 from continual.timeline import (
     Floats,
+    PerTask,
     first_positions,
     mean,
-    measured_tasks,
     read_timeline,
     seen_accuracy,
     weighted_mean,
@@ -30,7 +30,7 @@ FINAL = ("forward_equivalents_per_row", "peak_bytes", "seconds", "dormant_fracti
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Matrix:
+class Matrix(PerTask):
     """One metric on every probe at every end of a task.
 
     Attributes:
@@ -45,16 +45,6 @@ class Matrix:
     def learned(self) -> dict[int, int]:
         """{task: row of its first end}, in the order in which the tasks were learned."""
         return first_positions(self.trained, range(1, len(self.trained) + 1))
-
-    @property
-    def measured(self) -> set[int]:
-        """Tasks whose probe was measured at least once."""
-        return measured_tasks(self.values)
-
-    @property
-    def old(self) -> list[int]:
-        """Measured tasks that were learned before the newest one."""
-        return [task for task in list(self.learned)[:-1] if task in self.measured]
 
 
 def accuracy_matrix(records: Iterable[Record], metric: str = "accuracy") -> Matrix:

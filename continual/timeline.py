@@ -18,8 +18,30 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
+class PerTask:
+    """What follows from ``values`` (M, T), one column per task, and from when each task was ``learned``."""
+
+    __slots__ = ()
+    values: Floats
+
+    @property
+    def learned(self) -> dict[int, int]:
+        """{task: row of ``values`` at its first end}, in the order in which the tasks were learned."""
+        raise NotImplementedError
+
+    @property
+    def measured(self) -> set[int]:
+        """Tasks whose probe was measured at least once."""
+        return measured_tasks(self.values)
+
+    @property
+    def old(self) -> list[int]:
+        """Measured tasks that were learned before the newest one; a task's repetition makes nothing newer."""
+        return [task for task in list(self.learned)[:-1] if task in self.measured]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Timeline:
+class Timeline(PerTask):
     """One metric on every probe at every evaluation moment, in stream order; moment 0 is before training.
 
     A moment is a distinct (rows_seen, step). Tasks are origin tasks: consecutive ends of one task (it arrived in
@@ -43,16 +65,6 @@ class Timeline:
     def learned(self) -> dict[int, int]:
         """{task: position of its first end}, in the order in which the tasks were learned."""
         return first_positions(self.tasks[self.ends], self.ends)
-
-    @property
-    def measured(self) -> set[int]:
-        """Tasks whose probe was measured at least once."""
-        return measured_tasks(self.values)
-
-    @property
-    def old(self) -> list[int]:
-        """Measured tasks that were learned before the newest one; a task's repetition makes nothing newer."""
-        return [task for task in list(self.learned)[:-1] if task in self.measured]
 
 
 def measured_tasks(values: Floats) -> set[int]:
