@@ -94,7 +94,9 @@ def test_every_row_composes_under_the_switches_of_its_protocol(
 def test_the_command_says_what_is_run(script: ModuleType) -> None:
     for r in script.ROWS:
         said = shlex.split(r.command(3))
-        assert said == ["continual", "run", "-m", *r.overrides, "seed=range(3)", "track=none"]
+        seeds = "seed=range(20,23)" if r.first else "seed=range(3)"
+        assert said == ["continual", "run", "-m", *r.overrides, seeds, "track=none"]
+        assert [c.resolved["seed"] for c in continual.expand(said[3:])] == list(range(r.first, r.first + 3))
 
 
 def test_replay_of_the_mir_protocol_leaves_out_the_current_task(composed: dict[str, dict[str, Any]]) -> None:
@@ -108,6 +110,7 @@ def test_replay_of_the_mir_protocol_leaves_out_the_current_task(composed: dict[s
     for strategy in mir.values():
         assert strategy == {} or strategy["er"]["exclude_current"]
         assert strategy == {} or strategy["er"]["memory"]["capacity"] == 500
+        assert strategy == {} or strategy["er"]["strength"] == 1, "two means, as in the authors' code"
 
 
 @pytest.mark.parametrize("name", PRESETS)

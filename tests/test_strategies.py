@@ -158,6 +158,20 @@ def test_er_by_hand() -> None:
     assert len(er.memory) == 4
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5, 2.0])
+def test_er_with_a_strength_adds_two_means(strength: float) -> None:
+    """Three arrived rows and two replayed: each part is averaged apart, and the second counts ``strength`` times."""
+    sgd = learner({"er": ER(MEMORY, n_replay=3, strength=strength)}, batch_size=3)
+    before = arrival(0, [0.5, -1.0], [0, 1])
+    (x, y), w = all_of(before), weights(sgd)
+    list(sgd.learn(before))
+    w = w - LR * softmax_gradient(w, x, y, shares(2, 1 / 2))
+    list(sgd.learn(arrival(1, [2.0, 1.5, 1.0], [2, 1, 1])))
+    new = softmax_gradient(w, numbers(2.0, 1.5, 1.0), torch.tensor([2, 1, 1]), shares(3, 1 / 3))
+    old = softmax_gradient(w, x, y, shares(2, 1 / 2))
+    close(weights(sgd), w - LR * (new + strength * old))
+
+
 @pytest.mark.parametrize("replacement", [False, True])
 def test_er_equals_a_loop_with_the_same_draws_bit_for_bit(replacement: bool) -> None:
     make = partial(Reservoir, 5, replacement=replacement)
@@ -605,6 +619,7 @@ def test_masks_of_head_and_strategy_are_both_heeded() -> None:
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: ER(MEMORY, n_replay=-1), r"n_replay=-1 must be at least 0"),
+    (lambda: ER(MEMORY, strength=-0.5), r"strength=-0.5 must be at least 0"),
     (lambda: ERACE(MEMORY, n_replay=-1), r"n_replay=-1 must be at least 0"),
     (lambda: DERPP(MEMORY, n_replay=-1), r"n_replay=-1 must be at least 0"),
     (lambda: DERPP(MEMORY, strength=-0.5), r"strength=-0.5 must be at least 0"),

@@ -1,6 +1,7 @@
 """Experience replay: train on the arrived rows together with rows from a memory.
 
-    L = mean over arrived and replayed rows of cross-entropy
+    L = mean over arrived and replayed rows of cross-entropy, or, with a strength,
+    L = mean_arrived CE + strength * mean_replayed CE
 
 Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning", https://arxiv.org/abs/1902.10486
 """
@@ -26,15 +27,23 @@ class ER(Strategy):
         memory: partial of a ``continual.memory.Memory``.
         n_replay: rows replayed per update, >= 0; 0 only remembers.
         exclude_current: replay no row of the current experience (uses task boundaries).
+        strength: weight of the replayed rows' own mean, >= 0; 0 replays nothing, None makes one mean of all rows.
         seed: of the run.
     """
 
     def __init__(
-        self, memory: Callable[..., Memory], n_replay: int = 10, exclude_current: bool = False, seed: int = 0
+        self,
+        memory: Callable[..., Memory],
+        n_replay: int = 10,
+        exclude_current: bool = False,
+        strength: float | None = None,
+        seed: int = 0,
     ) -> None:
-        if n_replay < 0:
-            raise UserError(f"{type(self).__name__}: n_replay={n_replay} must be at least 0")
+        for name, value in (("n_replay", n_replay), ("strength", strength)):
+            if value is not None and value < 0:
+                raise UserError(f"{type(self).__name__}: {name}={value} must be at least 0")
         self.make_memory, self.n_replay, self.exclude_current, self.seed = memory, n_replay, exclude_current, seed
+        self.strength = strength
 
     def start(self, view: View) -> None:
         if self.exclude_current and not view.spec.boundaries:
@@ -45,9 +54,11 @@ class ER(Strategy):
 
     def mix(self, view: View, batch: Batch) -> Batch:
         slots = self.draw(view)
-        if not len(slots):
+        if self.strength == 0 or not len(slots):
             return batch
         x, y = self.memory.inputs(slots, view.fetch), self.memory.column("y", slots)
+        if self.strength is not None:
+            return extend(batch, x, y, weight=self.strength / len(slots))
         total = len(batch) + len(slots)
         return extend(batch, x, y, weight=1 / total, keep=len(batch) / total)
 

@@ -6,10 +6,12 @@ New classes then push no old class down. Caccia et al. 2022, "New Insights on Re
 Representation Change in Online Continual Learning", https://arxiv.org/abs/2104.05025
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from continual.batches import extend
+from continual.memory import Memory
 from continual.strategies.er import ER
 from continual.strategy import View
 from continual.types import Batch
@@ -18,15 +20,13 @@ from continual.types import Batch
 class ERACE(ER):
     """Experience replay whose two parts are averaged apart, the arrived part over its own classes.
 
-    The arguments are those of ``ER``. With ``n_replay=0`` only the mask acts.
+    The arguments are those of ``ER`` without its strength, which is 1. With ``n_replay=0`` only the mask acts.
     """
 
-    def mix(self, view: View, batch: Batch) -> Batch:
-        slots = self.draw(view)
-        if not len(slots):
-            return batch
-        x, y = self.memory.inputs(slots, view.fetch), self.memory.column("y", slots)
-        return extend(batch, x, y, weight=1 / len(slots))
+    def __init__(
+        self, memory: Callable[..., Memory], n_replay: int = 10, exclude_current: bool = False, seed: int = 0
+    ) -> None:
+        super().__init__(memory, n_replay, exclude_current, strength=1.0, seed=seed)
 
     def mask(self, view: View, batch: Batch, mask: Tensor) -> Tensor:
         return asymmetric(mask, batch.y, batch.arrived)
