@@ -1,7 +1,7 @@
 """What is measured and when. Measuring reads the learner and changes nothing.
 
-Accuracies of all probes before training and at every task end; of the tasks seen so far every ``every`` rows
-within a task; and, if asked for, how each arrival was predicted before it was learned.
+Accuracies of all probes before training and at every task end, there also of each class; of the tasks seen so far
+every ``every`` rows within a task; and, if asked for, how each arrival was predicted before it was learned.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +32,7 @@ class Probe:
         max_rows: rows of each probe used within a task, evenly spaced, >= 1; None for all. Task ends always use all.
         prequential: whether arrivals are predicted before they are learned.
         window: arrivals' rows summed up in one prequential record, >= 1.
+        classes: whether the accuracy of each class is recorded at task ends, over its rows in all probes.
         batch_size: rows predicted at once, >= 1; does not change the result.
     """
 
@@ -39,6 +40,7 @@ class Probe:
     max_rows: int | None = None
     prequential: bool = False
     window: int = 100
+    classes: bool = True
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
@@ -108,16 +110,19 @@ class Measure:
         self.last_probed = self.rows_seen
         self.peak = max(self.peak, self.learner.cost().bytes)
         yield from self._flush(task)
-        seen = self._classes_seen()
+        seen, by_class = self._classes_seen(), ClassCounts(self.stream.spec.n_classes)
         for probe, logits in self._answers(range(len(self.labels))):
             y = self.labels[probe]
             right = logits.argmax(1) == y
+            by_class.add(y, right)
             yield self._record(task, "end", probe, "accuracy", float(right.double().mean()))
             yield self._record(task, "end", probe, "accuracy_seen", _accuracy(logits.masked_fill(~seen, MASKED), y))
             if probe in self.right:
                 flips = self.right[probe] & ~right
                 yield self._record(task, "end", probe, "negative_flips", float(flips.double().mean()))
             self.right[probe] = right
+        for label, accuracy in by_class.accuracies() if self.probe.classes else ():
+            yield self._record(task, "end", label, "class_accuracy", accuracy)
 
     def arrival(self, experience: Experience, task: int) -> Iterator[Record]:
         """An experience arrives: answer it before it is learned; score the answers whose labels are told now."""
@@ -227,6 +232,23 @@ class Measure:
         for metric, right in zip(names, zip(*self.scores, strict=True), strict=True):
             yield self._record(task, "arrival", None, metric, sum(right) / n)
         self.scores = []
+
+
+class ClassCounts:
+    """Rows of each class, and how many of them were right, over several probes."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.rows, self.right = (torch.zeros(n_classes, dtype=torch.int64) for _ in range(2))
+
+    def add(self, y: Tensor, right: Tensor) -> None:
+        """Count labels ``y`` (n,) of which ``right`` (n,) were answered."""
+        self.rows += y.bincount(minlength=len(self.rows))
+        self.right += y[right].bincount(minlength=len(self.rows))
+
+    def accuracies(self) -> Iterator[tuple[int, float]]:
+        """(class, share of its rows that were right) of each class that has rows."""
+        for label in self.rows.nonzero()[:, 0].tolist():
+            yield label, int(self.right[label]) / int(self.rows[label])
 
 
 @dataclass

@@ -196,7 +196,8 @@ class Record:
         task: origin task being trained, from 0; None before any training.
         at: ``start`` (before training), ``step`` (within a task), ``end`` (a task just ended),
             ``arrival`` (predicted before it was learned), ``final`` (once, after the stream).
-        probe: task whose probe was measured, from 0; None for facts about no probe.
+        probe: task whose probe was measured, from 0; the class where the metric is ``class_accuracy``; None for facts
+            about no probe.
         metric: name, e.g. ``accuracy``.
         value: the measured value.
     """

@@ -205,6 +205,17 @@ def test_negative_flips_by_hand() -> None:
     assert when(records, "negative_flips") == [(2, 2, 1, "end", 0, 0.25), (3, 3, 2, "end", 0, 0.5)]
 
 
+def test_the_accuracy_of_each_class_by_hand() -> None:
+    """Class 0 has rows in both probes, class 2 in none; answers are 0, 0, 1 and 1, 0 at the only end."""
+    sure = {0: [1.0, 0.0, 0.0], 1: [0.0, 1.0, 0.0]}
+    probes = [Table([0, 0, 0], x=[0, 1, 2]), Table([1, 1], x=[3, 4])]
+    stream = fixed([*probes, Table([0], x=[2])], [0], [Table([0])], n_classes=3)
+    records = list(loop(stream, Scripted([sure[0], sure[0], sure[1], sure[1], sure[0]]), Probe()))
+    assert when(records, "class_accuracy") == [(1, 1, 0, "end", 0, 0.5), (1, 1, 0, "end", 1, 0.5)]
+    silent = list(loop(stream, Scripted([sure[0]] * 5), Probe(classes=False)))
+    assert not when(silent, "class_accuracy")
+
+
 def test_calibration_by_hand() -> None:
     """Two rows, each 3/4 sure, one right: |1/2 - 3/4|."""
     logits = [[torch.tensor(3.0).log().item(), 0.0]] * 2
