@@ -177,7 +177,7 @@ class Ledger:
             self.end("finished")
         else:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            self.end("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
+            self.end("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}".removesuffix(": "))
 
     def _write(self, body: dict[str, Any]) -> None:
         if self._ended:

@@ -271,7 +271,7 @@ def test_a_run_is_readable_at_any_instant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
-        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt: "),
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
         (SystemExit(143), "interrupted", "SystemExit: 143"),
         (ValueError("loss is nan"), "failed", "ValueError: loss is nan"),
         (OSError("GET https://me:hunter2@host/x"), "failed", "OSError: GET https://<redacted>@host/x"),
