@@ -11,6 +11,7 @@ run: $(VENV)/installed
 	$(BIN)/continual run -m experiment=split_digits strategy=none,er,er_ace,derpp,ewc,lwf 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
 	$(BIN)/continual run -m experiment=split_digits learner=slda,joint 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
 	@$(BIN)/continual compare $(RUNS)
+	@$(BIN)/continual dashboard $(RUNS) --export $(RUNS)/dashboard.html
 	@echo "The runs lie in $(RUNS); look into one: $(BIN)/continual show $(RUNS)/split-digits/er/seed0-*"
 
 test: $(VENV)/installed-test lint

@@ -15,7 +15,10 @@ from continual.errors import UserError, nearest
 COMMANDS = {
     "run": "run an experiment, or with -m a sweep of them",
     "compare": "table over seeds, with intervals and paired differences",
+    "dashboard": "a page of charts: a file to send, or live while runs are going on",
     "show": "metrics and accuracy matrix of one run",
+    "sync": "upload runs that were tracked offline in wandb, and check that all arrived",
+    "wandb-workspace": "put the forgetting dashboard into a wandb project",
     "list": "what a config can choose from",
     "check": "apply the laws to a config, e.g. to a strategy of your own",
 }
@@ -64,7 +67,7 @@ def _command(words: Sequence[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UserError(f"there is no command '{words[0]}'{nearest(words[0], COMMANDS)}; see continual --help")
-    command = import_module(f"continual.commands.{words[0]}")
+    command = import_module(f"continual.commands.{words[0].replace('-', '_')}")
     about = COMMANDS[words[0]]
     formatter = argparse.RawDescriptionHelpFormatter
     parser = Parser(f"continual {words[0]}", description=about, allow_abbrev=False, formatter_class=formatter)
@@ -79,7 +82,8 @@ def _command(words: Sequence[str]) -> int:
 
 def _help() -> str:
     about = "Run streams of shifting tasks, swap strategies by config, see what was forgotten."
-    lines = [f"  {name:8} {what}" for name, what in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}} {what}" for name, what in COMMANDS.items()]
     more = "continual COMMAND --help tells more; continual --version tells the version."
     return "\n".join(["usage: continual COMMAND ...", "", about, "", *lines, "", more])
 

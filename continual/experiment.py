@@ -1,8 +1,8 @@
 """One run from config to ledger: build, loop, record. And the way back: load a run's learner."""
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ from continual.ledger import Ledger
 from continual.loop import loop
 from continual.manifest import manifest
 from continual.metrics import accuracy_matrix, summary
-from continual.track import RunFacts, Tracker
+from continual.track import RunFacts, Tracker, run_id
 from continual.types import Experience, Inspectable, Learner, Record, Spec, Stream
 
 SNAPSHOT = "learner.snapshot"
@@ -78,8 +78,10 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     probe = configs.build(config, "probe")
     track = configs.build(config, "track")
     facts = _manifest(config, stream, threads)
-    with Ledger.create(directory, facts, restart=(directory / ledger.MANIFEST).exists()) as book:
+    restart = (directory / ledger.MANIFEST).exists()
+    with ExitStack() as afterwards, Ledger.create(directory, facts, restart=restart) as book:
         tracker = track(_run_facts(config, stream))
+        afterwards.callback(_finish, tracker, directory)  # the ledger has ended then: what reads it sees a whole run
         watched = _Watched(learner, len(stream.origins), progress) if progress else learner
         _follow(loop(stream, watched, probe), book, tracker)
         snapshot.save(directory / SNAPSHOT, learner.state_dict())
@@ -119,22 +121,18 @@ def set_threads(threads: int | str) -> int:
 
 def _follow(records: Iterator[Record], book: Ledger, tracker: Tracker) -> None:
     """Write down and show each moment's records as they come."""
-    kept: list[Record] = []
-    status = "failed"
-    try:
-        for (_, _, at), moment in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)):
-            facts = list(moment)
-            kept += facts
-            book.append(facts)
-            if at in ("start", "end", "final"):
-                book.flush()
-            tracker.log(facts)
-        status = "finished"
-    except (KeyboardInterrupt, SystemExit):
-        status = "interrupted"
-        raise
-    finally:
-        tracker.finish(summary(kept), accuracy_matrix(kept).values.tolist(), status)
+    for (_, _, at), moment in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)):
+        facts = list(moment)
+        book.append(facts)
+        if at in ("start", "end", "final"):
+            book.flush()
+        tracker.log(facts)
+
+
+def _finish(tracker: Tracker, directory: Path) -> None:
+    """Tell the tracker what the ledger says of the run that has just ended, however it ended."""
+    run = Run.read(directory)
+    tracker.finish(run.metrics, accuracy_matrix(run.records).values.tolist(), run.status)
 
 
 class _Watched:
@@ -191,8 +189,9 @@ def _run_facts(config: Config, stream: Stream) -> RunFacts:
         scenario=config.scenario,
         strategy=config.name,
         seed=config.resolved["seed"],
-        run_id=re.sub(r"[^\w.+-]", "-", f"{config.name}-seed{config.resolved['seed']}-{config.hash}"),
+        run_id=run_id(config.name, config.resolved["seed"], config.hash, config.directory),
         directory=config.directory,
         config=redact(config.unresolved),
         n_tasks=len(stream.probes),
+        n_classes=stream.spec.n_classes,
     )

@@ -14,6 +14,7 @@ from continual.environment import explained
 from continual.errors import UserError, nearest
 
 ALLOWED = (  # of our own, the modules that hold what a config is made of: elsewhere are functions that run programs
+    "continual.alerts.",
     "continual.augment.",
     "continual.bridges.",
     "continual.learner.",
@@ -24,6 +25,9 @@ ALLOWED = (  # of our own, the modules that hold what a config is made of: elsew
     "continual.probe.",
     "continual.strategies.",
     "continual.track.",
+    "continual.trackers.mlflow.MLflow",
+    "continual.trackers.tensorboard.TensorBoard",
+    "continual.trackers.wandb.Wandb",
     "scenarios.",
     "torch.nn.",
     "torch.optim.",

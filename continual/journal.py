@@ -24,15 +24,9 @@ from continual.manifest import FORMAT
 from continual.types import Record
 
 End = Literal["finished", "interrupted", "failed"]
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "rows_seen": (int,),
-    "step": (int,),
-    "task": (int, NoneType),
-    "at": (str,),
-    "probe": (int, NoneType),
-    "metric": (str,),
-    "value": (float,),
-}
+_FIELDS = ("rows_seen", "step", "task", "at", "probe", "metric", "value")
+_TYPES = {(int, int, task, str, probe, str, float) for task in (int, NoneType) for probe in (int, NoneType)}
+_values = operator.itemgetter(*_FIELDS)
 _NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -109,7 +103,7 @@ def _read(text: bytes, crc: int, manifest: bytes, journal: Journal) -> None:
     """Check one line and add what it says to ``journal``."""
     if not text.startswith(_prefix(crc)):
         raise ValueError("its checksum does not match")
-    body = json.loads(b"{" + text[_PREFIX_SIZE:])
+    body = json.loads("{" + text[_PREFIX_SIZE:].decode())
     if journal.end:
         raise ValueError("it follows the line that ended the run")
     if not journal.marks:
@@ -137,9 +131,10 @@ def _check_end(body: dict[str, Any]) -> dict[str, Any]:
 def _fact(body: dict[str, Any]) -> Record:
     if isinstance(body["value"], str):
         body["value"] = _NONFINITE[body["value"]]
-    if body.keys() != _FIELDS.keys() or not all(type(body[name]) in kinds for name, kinds in _FIELDS.items()):
+    values = _values(body)
+    if len(body) != len(values) or tuple(map(type, values)) not in _TYPES:
         raise ValueError("it is not a record")
-    return Record(**body)
+    return Record(*values)
 
 
 def _prefix(crc: int) -> bytes:

@@ -5,7 +5,7 @@ its cells, so one missing cell makes it NaN, while an extreme over time takes th
 whose probe was never measured (it has no labels) is left out altogether. Accuracies are fractions in [0, 1].
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,7 +37,8 @@ class PerTask:
     @property
     def old(self) -> list[int]:
         """Measured tasks that were learned before the newest one; a task's repetition makes nothing newer."""
-        return [task for task in list(self.learned)[:-1] if task in self.measured]
+        measured = self.measured
+        return [task for task in list(self.learned)[:-1] if task in measured]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,20 +99,21 @@ def read_timeline(records: Iterable[Record], metric: str = "accuracy") -> Timeli
     The moments are those at which ``accuracy`` or ``metric`` was recorded, so timelines of two metrics of one run
     have the same task ends. Where a task's last step and its end are one moment, the records of the end count.
     """
-    facts = [r for r in records if r.metric in {"accuracy", metric} and r.at in {"start", "step", "end"}]
-    facts.sort(key=lambda r: (r.at != "start", r.rows_seen, r.step, r.at == "end"))
-    keys = [(0, 0), *dict.fromkeys((r.rows_seen, r.step) for r in facts if r.at != "start")]
+    wanted = {"accuracy", metric}
+    facts = [r for r in records if r.metric in wanted]
+    start, within, end = ([r for r in facts if r.at == at] for at in ("start", "step", "end"))
+    later = within + end  # of two facts about one moment the end's count
+    keys = [(0, 0), *sorted({(r.rows_seen, r.step) for r in later})]
     positions = {key: index for index, key in enumerate(keys[1:], start=1)}
+    placed = [(0, r) for r in start] + [(positions[r.rows_seen, r.step], r) for r in later]
+    trained = {position: r.task for position, r in placed if position and r.task is not None}
+    cells = {(position, r.probe): r.value for position, r in placed if r.metric == metric and r.probe is not None}
+    numbers = {r.task for _, r in placed} | {r.probe for _, r in placed}
+    values = np.full((len(keys), 1 + max((n for n in numbers if n is not None), default=-1)), np.nan)
     tasks, ended = np.full(len(keys), -1), np.zeros(len(keys), dtype=bool)
-    n_tasks = 1 + max((number for r in facts for number in (r.task, r.probe) if number is not None), default=-1)
-    values = np.full((len(keys), n_tasks), np.nan)
-    for r in facts:
-        position = 0 if r.at == "start" else positions[r.rows_seen, r.step]
-        if position and r.task is not None:
-            tasks[position] = r.task
-        ended[position] |= r.at == "end" and r.task is not None
-        if r.metric == metric and r.probe is not None:
-            values[position, r.probe] = r.value
+    tasks[list(trained)] = list(trained.values())
+    ended[[positions[r.rows_seen, r.step] for r in end if r.task is not None]] = True
+    values[tuple(np.array(list(cells), dtype=int).reshape(-1, 2).T)] = list(cells.values())
     ends = np.flatnonzero(ended)
     last_of_its_task = np.append(np.diff(tasks[ends]) != 0, True)[: len(ends)]
     rows, steps = np.array(keys).T
@@ -191,18 +193,24 @@ def stability_gap(timeline: Timeline, window: int = 1000) -> float:
     before that end; otherwise the value is NaN. In [-1, 1]: 1 if all is lost and perhaps regained, 0 if nothing is
     lost, negative if every later evaluation is better. Source: De Lange et al. 2023.
     """
-    learned, gaps = timeline.learned, []
-    for before, after in pairwise(timeline.ends):
-        old = [
-            j for j, end in learned.items() if end <= before and j != timeline.tasks[after] and j in timeline.measured
-        ]
-        if old:
-            curve: Floats = timeline.values[before : after + 1, old].mean(axis=1)
-            near = timeline.rows[before : after + 1] <= timeline.rows[before] + window
-            within = curve[1:-1][near[1:-1]]
-            lowest = np.fmin.reduce(curve[1:][near[1:]], initial=np.nan) if np.isfinite(within).any() else np.nan
-            gaps.append(float(curve[0] - lowest))
+    gaps = []
+    for before, after, old in switches(timeline):
+        curve: Floats = timeline.values[before : after + 1, old].mean(axis=1)
+        near = timeline.rows[before : after + 1] <= timeline.rows[before] + window
+        within = curve[1:-1][near[1:-1]]
+        lowest = np.fmin.reduce(curve[1:][near[1:]], initial=np.nan) if np.isfinite(within).any() else np.nan
+        gaps.append(float(curve[0] - lowest))
     return mean(gaps)
+
+
+def switches(timeline: Timeline) -> Iterator[tuple[int, int, list[int]]]:
+    """(end of a task, end of the next, measured tasks learned by then without the next) where there is such a task."""
+    learned, measured = timeline.learned, timeline.measured
+    for before, after in pairwise(timeline.ends.tolist()):
+        old = [task for task, end in learned.items() if end <= before and task in measured]
+        others = [task for task in old if task != timeline.tasks[after]]
+        if others:
+            yield before, after, others
 
 
 def largest_drop(rows: Integers, values: Floats, window: int) -> Floats:
@@ -267,9 +275,10 @@ def prequential_windows(records: Iterable[Record], metric: str = "prequential_ac
     no row was scored (no labels) are left out.
     """
     facts = [r for r in records if r.at == "arrival"]
-    values = {(r.rows_seen, r.step): r.value for r in facts if r.metric == metric}
-    rows = {(r.rows_seen, r.step): r.value for r in facts if r.metric == "prequential_rows"}
-    scored = [key for key in sorted(values) if rows.get(key) != 0]
+    # The task too: its last window may be written at the moment at which the next task's first one is.
+    values = {(r.rows_seen, r.step, r.task): r.value for r in facts if r.metric == metric}
+    rows = {(r.rows_seen, r.step, r.task): r.value for r in facts if r.metric == "prequential_rows"}
+    scored = [key for key in sorted(values, key=lambda key: key[:2]) if rows.get(key) != 0]
     return np.array([values[k] for k in scored]), np.array([rows.get(k, np.nan) for k in scored])
 
 

@@ -22,7 +22,9 @@ import yaml
 
 from continual import track
 from continual.errors import UserError
-from continual.track import NoTracker, RunFacts, Wandb, cells, choose_mode, reachable, row
+from continual.track import Curves, NoTracker, RunFacts, cells, row, run_id
+from continual.trackers.wandb import Wandb, close
+from continual.trackers.wandb_mode import choose_mode, reachable
 from continual.types import Record
 
 ROOT = Path(__file__).parents[1]
@@ -41,17 +43,17 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             if name not in environment(Path()):
                 patch.delenv(name)
         yield
-        track.close()
+        close()
 
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """An environment that wandb reads anew, before and after the test."""
-    track.close()
+    close()
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
     yield monkeypatch
-    track.close()
+    close()
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -187,7 +189,7 @@ def summary(directory: Path) -> dict[str, Any]:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if (r.name, r.levelname) == ("continual.track", "WARNING")]
+    return [r.getMessage() for r in caplog.records if r.name.startswith("continual.") and r.levelname == "WARNING"]
 
 
 # ---- pure parts
@@ -208,6 +210,33 @@ def test_names_of_probes_sort_as_numbers() -> None:
     for n_tasks in (1, 10, 11, 101):
         names = [list(row([Record(0, 0, 0, "step", p, "a", 0.0)], n_tasks))[1] for p in range(n_tasks)]
         assert names == sorted(set(names))
+
+
+def test_names_of_classes_sort_as_numbers() -> None:
+    records = [Record(70, 7, 1, "end", label, "class_accuracy", 0.5) for label in (3, 11)]
+    assert row(records, 2, 12) == {"rows_seen": 70, "class_accuracy/03": 0.5, "class_accuracy/11": 0.5}
+
+
+def test_curves_follow_from_the_records() -> None:
+    curves = Curves(n_tasks=11)
+    assert curves(accuracy(0, None, "start", 0.1, 0.1)) == {}
+    assert curves(accuracy(1, 0, "step", 0.8)) == {"seen_accuracy": 0.8}
+    assert curves([Record(10, 1, 0, "step", None, "loss", 2.5)]) == {}
+    assert curves(accuracy(2, 0, "end", 0.9, 0.2)) == {"seen_accuracy": 0.9}  # task 1 has yet to begin
+    assert curves(accuracy(3, 1, "step", 0.7, 0.4)) == {"seen_accuracy": pytest.approx(0.55)}
+    assert curves(accuracy(4, 1, "end", 0.6, 0.8)) == {
+        "seen_accuracy": pytest.approx(0.7), "forgetting/00": pytest.approx(0.3),
+    }  # fmt: skip
+    assert curves(accuracy(5, 1, "step", 0.6, math.nan)) == {}
+    assert curves([Record(60, 6, 1, "final", None, "seconds", 9.0)]) == {}
+
+
+def test_a_run_that_is_started_over_is_another_run_there(tmp_path: Path) -> None:
+    assert run_id("er+ewc", 3, "ab12", tmp_path) == "er+ewc-seed3-ab12"
+    (tmp_path / "manifest.json").touch()
+    assert run_id("a b/c", 3, "ab12", tmp_path) == "a-b-c-seed3-ab12"
+    (tmp_path / "manifest.1.json").touch()
+    assert run_id("er", 3, "ab12", tmp_path) == "er-seed3-ab12-2"
 
 
 def test_cells_leave_out_what_was_not_measured() -> None:
@@ -232,11 +261,12 @@ def test_a_wrong_value_is_an_error_at_construction(wrong: dict[str, Any], messag
 
 
 def test_yaml_holds_the_constructors_defaults() -> None:
-    config = yaml.safe_load((ROOT / "conf/track/wandb.yaml").read_text())
-    assert config.pop("_target_") == "continual.track.Wandb"
-    assert Wandb(**{**config, "tags": tuple(config["tags"])}) == Wandb()
-    assert set(config) == set(Wandb.__dataclass_fields__)
-    assert yaml.safe_load((ROOT / "conf/track/none.yaml").read_text()) == {"_target_": "continual.track.NoTracker"}
+    for name, made in (("wandb", Wandb), ("none", NoTracker)):
+        config = yaml.safe_load((ROOT / f"conf/track/{name}.yaml").read_text())
+        assert config.pop("_target_") == f"{made.__module__}.{made.__name__}"
+        assert set(config) == set(made.__dataclass_fields__)
+        assert config.pop("alert") == {"_target_": "continual.alerts.Alert", "forgetting": None}
+        assert made(**{**config, **({"tags": tuple(config["tags"])} if "tags" in config else {})}) == made()
 
 
 def test_no_tracker_keeps_nothing(tmp_path: Path) -> None:
@@ -249,7 +279,7 @@ def test_no_tracker_keeps_nothing(tmp_path: Path) -> None:
 
 def test_file_of_an_offline_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     follow(Wandb(entity="us", tags=("a", "b"))(facts(tmp_path)))
-    track.close()
+    close()
 
     (run,) = kept(tmp_path, "run")
     assert (run.run_id, run.display_name, run.run_group) == ("er-3", "er-seed3", "split-digits/er")
@@ -259,14 +289,15 @@ def test_file_of_an_offline_run(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert {k: config[k] for k in CONFIG} == CONFIG
     assert config["run"] == {"id": "er-3", "scenario": "split-digits", "strategy": "er", "seed": 3}
 
-    assert {m.glob_name: m.step_metric for m in kept(tmp_path, "metric")} == {"*": "rows_seen", "R/*": "task"}
+    axes = {"*": "rows_seen", "R/*": "task", "forgetting/*": "task"}
+    assert {m.glob_name: m.step_metric for m in kept(tmp_path, "metric")} == axes
     rows = history(tmp_path)
     table = rows[4].pop("accuracy_matrix")
     assert rows == {
         0: row(accuracy(0, None, "start", 0.1, 0.1), 2),
         1: {"rows_seen": 10, "loss": 2.5},
-        2: {**row(accuracy(2, 0, "end", 0.9, 0.2), 2), "arrival/prequential_accuracy": 0.5},
-        4: row(accuracy(4, 1, "end", 0.6, 0.8), 2),
+        2: {**row(accuracy(2, 0, "end", 0.9, 0.2), 2), "seen_accuracy": 0.9, "arrival/prequential_accuracy": 0.5},
+        4: {**row(accuracy(4, 1, "end", 0.6, 0.8), 2), "seen_accuracy": 0.7, "forgetting/0": pytest.approx(0.3)},
     }
     (file,) = tmp_path.glob(f"wandb/*/files/{table['path']}")
     assert json.loads(file.read_text()) == {"columns": ["tasks_trained", "probe", "accuracy"], "data": cells(MATRIX)}
@@ -283,7 +314,7 @@ def test_a_run_that_did_not_finish_has_failed(tmp_path: Path) -> None:
     tracker = Wandb()(facts(tmp_path))
     tracker.finish({}, None, "interrupted")
     tracker.finish({"late": 1.0}, None, "finished")
-    track.close()
+    close()
     assert [e.exit_code for e in kept(tmp_path, "exit")] == [1]
     assert summary(tmp_path)["status"] == "interrupted"
     assert "late" not in summary(tmp_path)
@@ -296,7 +327,7 @@ def test_a_running_run_can_be_read(tmp_path: Path) -> None:
         tracker.log(accuracy(next(steps), 0, "step", 0.5))
         time.sleep(0.5)
     tracker.finish({}, None, "finished")
-    assert found[0] == {"rows_seen": 0, "accuracy/0": 0.5}
+    assert found[0] == {"rows_seen": 0, "accuracy/0": 0.5, "seen_accuracy": 0.5}
 
 
 def test_runs_share_one_service_until_it_is_closed(tmp_path: Path) -> None:
@@ -307,7 +338,7 @@ def test_runs_share_one_service_until_it_is_closed(tmp_path: Path) -> None:
         for step in range(200):  # more than one block of the file
             tracker.log(accuracy(step, 0, "step", seed / 10))
         tracker.finish({}, None, "finished")
-    track.close()
+    close()
     assert len(services) == 1
     assert "WANDB_SERVICE" not in os.environ
     for seed in range(4):
@@ -320,7 +351,7 @@ def test_a_run_goes_on_under_its_id(tmp_path: Path) -> None:
         tracker = Wandb()(facts(tmp_path))
         tracker.log(accuracy(step, 0, "step", 0.5))
         tracker.finish({}, None, "finished")
-        track.close()
+        close()
         assert [r.run_id for r in kept(tmp_path, "run")] == ["er-3"]
         assert list(history(tmp_path)) == [step]
     assert len(list(tmp_path.glob("wandb/*/*.wandb"))) == 2
@@ -365,10 +396,10 @@ def test_a_killed_service_ends_no_run(
     started[-1].kill()
     started[-1].wait()
     follow(tracker)
-    track.close()
+    close()
     assert len(warnings(caplog)) == 2  # the run's and the shutdown's
     follow(Wandb(mode="offline")(facts(tmp_path / "next")))
-    track.close()
+    close()
     assert len(kept(tmp_path / "next", "exit")) == 1
 
 
@@ -457,11 +488,11 @@ def test_offline_connects_nowhere_and_a_dead_server_ends_no_run(
             patch.setattr(socket, "socket", Socket)
             patch.setattr(socket, "getaddrinfo", resolve)
             follow(Wandb()(facts(tmp_path / "auto")))  # without a login
-            track.close()
+            close()
             assert os.environ["WANDB_ERROR_REPORTING"] == "false"  # else it may look a host of its own up
             patch.setenv("WANDB_API_KEY", KEY)
             follow(Wandb(mode="offline")(facts(tmp_path / "offline")))
-            track.close()
+            close()
         assert calls  # wandb's own process, through a file
         assert all(isinstance(address, str) for address in calls)
         assert server.count() == 0
@@ -469,7 +500,7 @@ def test_offline_connects_nowhere_and_a_dead_server_ends_no_run(
 
         fresh.setenv("WANDB_API_KEY", KEY)
         follow(Wandb(mode="online", init_timeout=1)(facts(tmp_path / "online")))
-        track.close()
+        close()
         assert server.count() > 0  # the same listener does notice wandb
         assert "wandb failed to start" in warnings(caplog)[0]
         assert len(warnings(caplog)) == 1
@@ -485,9 +516,10 @@ def test_without_wandb_everything_else_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # an import of it fails
-    anew = runpy.run_path(str(ROOT / "continual/track.py"))
-    follow(anew["NoTracker"]()(facts(tmp_path)))
-    track.close()
+    for module in ("track", "trackers/wandb", "trackers/wandb_mode"):
+        runpy.run_path(str(ROOT / f"continual/{module}.py"))
+    follow(NoTracker()(facts(tmp_path)))
+    close()
     assert not warnings(caplog)
     follow(Wandb()(facts(tmp_path)))
     assert len(warnings(caplog)) == 1

@@ -15,39 +15,51 @@ def configure(parser: ArgumentParser) -> None:
     )
     into = parser.add_mutually_exclusive_group()
     into.add_argument("--json", metavar="FILE", nargs="?", const="-", help="write all metrics as JSON; - is stdout")
+    into.add_argument("--latex", metavar="FILE", nargs="?", const="-", help="write tables for LaTeX; - is stdout")
+    into.add_argument("--plot", metavar="FILE", help="draw a figure for a paper: .png, .svg or .pdf")
     into.add_argument("--csv", metavar="FILE", nargs="?", const="-", help="write all metrics as CSV; - is stdout")
 
 
 def act(options: Namespace) -> int:
     """Read, compare, print or write."""
+    from continual.report import export, latex, plot, table
     from continual.report.compare import Row, compare, pick_baseline
-    from continual.report.export import as_csv, as_json
-    from continual.report.table import render
+    from continual.report.notes import notes
 
-    target = options.json or options.csv
+    target = options.json or options.csv or options.latex or options.plot
+    if options.plot:
+        plot.check(Path(options.plot))
     if target and Path(target).is_dir():
-        raise UserError(f"{target} is a folder; write the file's name, or the folders of runs before --json or --csv")
+        ways = "--json, --csv or --latex"
+        raise UserError(f"{target} is a folder; write the file's name, or the folders of runs before {ways}")
     blocks = compare(options.runs or ["runs"])
     baselines: list[Row | None] = [None] * len(blocks)
     if options.baseline is not None:
         baselines = pick_baseline(blocks, options.baseline)
-    table = render(blocks, baselines, [name for name in options.metrics.split(",") if name])
-    if not target:
-        print(table)
+    metrics = [name for name in options.metrics.split(",") if name]
+    shown = table.render(blocks, baselines, metrics)
+    if options.json:
+        shown = export.as_json(blocks, baselines) + "\n"
+    elif options.csv:
+        shown = export.as_csv(blocks, baselines)
+    elif options.latex:
+        shown = latex.render(blocks, baselines, metrics)
+    elif options.plot:
+        _write(Path(target), plot.render(blocks, Path(target).suffix, metrics))
+        print("".join(f"! {note}\n" for block in blocks for note in notes(block)), end="")
         return 0
-    written = as_json(blocks, baselines) + "\n" if options.json else as_csv(blocks, baselines)
-    if target == "-":
-        print(written, end="")
+    if target in (None, "-"):
+        print(shown, end="" if target else "\n")
     else:
-        _write(Path(target), written)
+        _write(Path(target), shown.encode())
     return 0
 
 
-def _write(path: Path, content: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     from continual.files import write_atomic
 
     try:
-        write_atomic(path, content.encode())
+        write_atomic(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
     print(f"written to {path}")

@@ -66,9 +66,9 @@ def _one(job: "Config", options: Namespace) -> int:
 
 
 def _many(jobs: Sequence["Config"], options: Namespace) -> int:
-    from continual import track
     from continual.progress import watcher
     from continual.sweep import attempt, check
+    from continual.trackers import wandb
 
     check(jobs)
     outcomes: list[Outcome] = []
@@ -81,7 +81,7 @@ def _many(jobs: Sequence["Config"], options: Namespace) -> int:
         stop.add_note(f"{len(outcomes)} of {len(jobs)} runs are over; the same command runs the others")
         raise
     finally:
-        track.close()
+        wandb.close()
     _report(outcomes, options.quiet)
     return 1 if any(outcome.run is None for outcome in outcomes) else 0
 

@@ -135,9 +135,13 @@ def compare(paths: Iterable[str | Path]) -> list[Block]:
     Raises:
         UserError: there is no run, or one is damaged.
     """
-    entries = [Entry.read(path) for path in ledger.find_runs(map(Path, paths))]
-    entries.sort(key=lambda entry: (entry.manifest["created"], entry.manifest["name"], entry.seed))
-    scenarios = _grouped(entries, lambda entry: str(entry.manifest["scenario"]))
+    return arrange(Entry.read(path) for path in ledger.find_runs(map(Path, paths)))
+
+
+def arrange(entries: Iterable[Entry]) -> list[Block]:
+    """Put runs into rows and rows into blocks, each in the order in which they were first run."""
+    in_order = sorted(entries, key=lambda entry: (entry.manifest["created"], entry.manifest["name"], entry.seed))
+    scenarios = _grouped(in_order, lambda entry: str(entry.manifest["scenario"]))
     return [block for name, own in scenarios.items() for block in _blocks(name, own)]
 
 

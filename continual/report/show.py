@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from continual import config as configs
 from continual import ledger
+from continual.config import Config
 from continual.errors import UserError
 from continual.ledger import RunData
 from continual.metrics import Matrix, accuracy_matrix, summary
@@ -94,19 +95,22 @@ def _head(data: RunData) -> str:
     return _lined(rows)
 
 
-def overrides(manifest: Mapping[str, Any]) -> list[str]:
+def overrides(manifest: Mapping[str, Any], compose: Callable[..., Config] = configs.compose) -> list[str]:
     """The overrides that make this run's config from the defaults, choices first.
 
     Where the config cannot be composed here (a choice came from a ``--config-dir``), only its plain values are told.
+    ``compose`` may remember what it composed before, for many runs.
     """
-    written = yaml.safe_load(manifest["config"])
+    written = yaml.load(manifest["config"], getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     chosen = dict(manifest["chosen"]) | {group: f"[{','.join(written[group])}]" for group in _composed(manifest)}
-    base, picked = configs.compose(), list[str]()
+    base, picked = compose(), list[str]()
     for inner in (False, True):  # a group within a choice (memory@strategy.er.memory) has its default from the choice
-        for line in [f"{g}={c}" for g, c in chosen.items() if ("@" in g) is inner and base.chosen.get(g) != c]:
+        lines = [f"{g}={c}" for g, c in chosen.items() if ("@" in g) is inner and base.chosen.get(g) != c]
+        for several in (lines, *([line] for line in lines)):  # all at once if they can be had: composing is slow
             with suppress(UserError):
-                base = configs.compose(*picked, line)
-                picked.append(line)
+                if several and several[0] not in picked:
+                    base = compose(*picked, *several)
+                    picked += several
     plain = _leaves(base.unresolved)
     changed = {key: value for key, value in _leaves(written).items() if key not in plain or plain[key] != value}
     return picked + [f"{key}={_written(value)}" for key, value in changed.items()]

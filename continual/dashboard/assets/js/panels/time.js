@@ -1,0 +1,61 @@
+// Curves over the rows seen. Rows that were evaluated at other moments or on other rows are not drawn beside each other.
+
+/** Entries on the schedule in force, and a remark that names the others. */
+function onSchedule({ scenario, rows: shown, schedule }, name) {
+  const all = entriesOf(shown, name);
+  const entries = all.filter(({ row }) => row.schedule === schedule);
+  const others = all.filter(({ row }) => row.schedule !== schedule);
+  const told = others.map(({ row }) => `${named(row)} (${scenario.schedules[row.schedule]})`);
+  const remarks = others.length
+    ? [`Not drawn, as evaluated otherwise (here: ${scenario.schedules[schedule]}): ${told.join("; ")}.`]
+    : [];
+  return { entries, remarks };
+}
+
+function timePanel({ id, title, hint, curve = id, size = "full", options }) {
+  return {
+    id,
+    title,
+    hint,
+    size,
+    has: withCurve(curve),
+    draw(scope, pick, width) {
+      const { entries, remarks } = onSchedule(scope, curve);
+      const table = () => curveTable(entries, options.column ?? "rows seen");
+      if (!entries.length) return { nodes: [], table, remarks };
+      const marks = options.bounded ? boundaries(entries[0].row, width) : [];
+      return { nodes: [lineChart(title, entries, width, { ...options, marks })], table, remarks };
+    },
+  };
+}
+
+const accuracyAxis = { unit: percent, x: "rows seen", y: "accuracy (%)", within: [0, 1], bounded: true };
+
+const anytimePanel = timePanel({
+  id: "anytime",
+  title: "Anytime accuracy",
+  hint: "Mean accuracy on all tasks seen so far; band: 95% interval over seeds; dotted: a task ends.",
+  options: accuracyAxis,
+});
+
+const gapPanel = timePanel({
+  id: "gap",
+  title: "Stability gap",
+  hint: "Accuracy on old tasks minus that just before the switch, mean over switches.",
+  size: "half",
+  options: {
+    unit: points,
+    x: "rows since the switch",
+    y: "change (points)",
+    zero: true,
+    column: "rows since the switch",
+  },
+});
+
+const newestPanel = timePanel({
+  id: "newest",
+  title: "Accuracy on the newest task",
+  hint: "Plasticity: how fast and how far the task in training is learned.",
+  size: "half",
+  options: accuracyAxis,
+});

@@ -1,0 +1,30 @@
+// What the dashboard draws with; esbuild leaves the rest of Plot and d3 out.
+export {
+  areaY,
+  axisX,
+  axisY,
+  dot,
+  frame,
+  gridX,
+  gridY,
+  line,
+  link,
+  plot,
+  pointer,
+  rect,
+  ruleX,
+  ruleY,
+  scale,
+  text,
+  tip,
+} from "@observablehq/plot";
+export {
+  symbol as symbolPath,
+  symbolCircle,
+  symbolCross,
+  symbolDiamond,
+  symbolSquare,
+  symbolStar,
+  symbolTriangle,
+  symbolWye,
+} from "d3-shape";

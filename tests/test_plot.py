@@ -1,0 +1,300 @@
+"""`continual compare --plot`: what is drawn, by hand; equal bytes; names that stay text."""
+
+import io
+import struct
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import yaml
+
+from continual.errors import UserError
+from continual.ledger import Ledger
+from continual.report import figure, plot
+from continual.report.compare import compare
+from continual.types import Record
+
+Make = Callable[..., Path]
+Cli = Callable[..., tuple[int, str, str]]
+SLDA, JOINT = "continual.learners.slda.SLDA", "continual.learners.joint.Joint"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Writes a run with R = [[.5, .5], [first, .5], [kept, 1]]: accuracy (kept + 1) / 2, forgetting first - kept."""
+
+    def write(
+        name: str, seed: int = 0, kept: float = 0.5, first: float = 1.0, at: str = "runs",
+        learner: str = "continual.learner.SGDLearner", records: list[Record] | None = None, end: str = "finished",
+        **about: Any,
+    ) -> Path:  # fmt: skip
+        number = len(list(tmp_path.rglob("manifest.json")))
+        facts = {
+            "created": f"2030-01-01T00:00:{number:02}+00:00",
+            "config": yaml.safe_dump({"scenario": {"n_tasks": 2}, "learner": {"_target_": learner}}),
+            "seed": seed,
+            "device": "cpu",
+            "data_digest": f"data{seed}",
+            "commit": "c0ffee0000",
+            "versions": {"continual": "0.1.0", "torch": "2.10"},
+            "scenario": "split-digits",
+            "name": name,
+            "spec": {"in_shape": [8], "n_classes": 4},
+        }
+        path = tmp_path / at / str(number)
+        ledger = Ledger.create(path, facts | about)
+        ledger.append(measured(first, kept) if records is None else records)
+        ledger.end(end)  # type: ignore[arg-type]
+        ledger.close()
+        return path
+
+    return write
+
+
+def measured(first: float, kept: float) -> Iterator[Record]:
+    rows = [(0, None, "start", (0.5, 0.5)), (10, 0, "end", (first, 0.5)), (20, 1, "end", (kept, 1.0))]
+    for seen, task, at, values in rows:
+        yield from (Record(seen, seen, task, at, probe, "accuracy", value) for probe, value in enumerate(values))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """Renders the runs of a folder, and gives the figure that was rendered."""
+
+    def show(at: str = "runs", metrics: tuple[str, ...] = ()) -> Any:
+        made = []
+
+        def draw(shown: Any) -> Any:
+            made.append(figure.draw(shown))
+            return made[-1]
+
+        monkeypatch.setattr(plot, "draw", draw)
+        plot.render(compare([tmp_path / at]), ".svg", metrics)
+        return made[0]
+
+    return show
+
+
+def dots(axes: Any) -> dict[float, tuple[float, list[float]]]:
+    """{position: (mean, ends of its interval)} of a panel."""
+    found = {}
+    for container in axes.containers:
+        line, _, bars = container.lines
+        ends = [end for bar in bars for segment in bar.get_segments() for end in segment[:, 0].tolist()]
+        found[line.get_ydata()[0]] = (line.get_xdata()[0], ends)
+    return found
+
+
+def words(axes: Any) -> list[str]:
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+def test_a_panel_by_hand(make: Make, drawn: Callable[..., Any]) -> None:
+    for seed, none, er in ((0, 0.1, 0.6), (1, 0.3, 0.8)):
+        make("none", seed, none)
+        make("er", seed, er)
+    # none: accuracies .55 and .65, so .6 ± 12.706 * .0707 / sqrt(2) = .635; forgetting .9 and .7, .8 ± 1.271
+    accuracy, forgetting, curve = drawn().axes
+    assert words(accuracy) == ["er", "none"]  # the best on top
+    assert accuracy.get_ylim() == (1.5, -0.5)
+    assert accuracy.get_title(loc="left") == "split-digits"
+    assert [axes.get_xlabel() for axes in (accuracy, forgetting)] == ["average accuracy (%)", "forgetting (%)"]
+    for axes, er, none, half in ((accuracy, 85, 60, 63.53), (forgetting, 30, 80, 127.06)):
+        shown = dots(axes)
+        assert {y: mean for y, (mean, _) in shown.items()} == {0: pytest.approx(er), 1: pytest.approx(none)}
+        assert shown[0][1] == pytest.approx([er - half, er + half], abs=0.01)
+        assert shown[1][1] == pytest.approx([none - half, none + half], abs=0.01)
+    assert accuracy.get_xlim() == (-3, 103)  # an interval may reach beyond what an accuracy can be, the axis does not
+    # after task 0 the mean is that on task 0 alone
+    lines = {line.get_color(): [line.get_xdata(), line.get_ydata()] for line in curve.lines}
+    assert [list(map(float, x)) for x, _ in lines.values()] == [[1, 2], [1, 2]]
+    assert [pytest.approx(y) for _, y in lines.values()] == [[100, 85], [100, 60]]
+    assert [container.lines[0].get_color() for container in accuracy.containers] == list(lines)
+    band = curve.collections[1].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (pytest.approx(60 - 63.53, abs=0.01), pytest.approx(60 + 63.53, abs=0.01))
+    assert curve.get_xlabel() == "tasks learned"
+
+
+def test_the_foot_says_what_the_bars_are(make: Make, drawn: Callable[..., Any]) -> None:
+    make("er", 0, 0.5)
+    make("er", 1, 0.6)
+    assert drawn().get_supxlabel() == "Means over n = 2 seeds with 95% Student t intervals."
+
+
+def test_one_seed_has_no_interval_and_says_so(make: Make, drawn: Callable[..., Any]) -> None:
+    make("er", 0, 0.5)
+    shown = drawn()
+    assert shown.get_supxlabel() == "Means over n = 1 seeds; no interval where n = 1."
+    assert [ends for axes in shown.axes[:2] for _, ends in dots(axes).values()] == [[], []]
+    assert list(shown.axes[2].collections) == []
+    make("er", 1, 0.6)
+    make("none", 0, 0.1)
+    shown = drawn()
+    assert words(shown.axes[0]) == ["er (n = 2)", "none (n = 1)"]
+    assert " ".join(shown.get_supxlabel().split()) == (
+        "Means over n = 1 to 2 seeds with 95% Student t intervals; no interval where n = 1."
+    )
+
+
+def test_floor_and_bound_are_hollow_and_marked_by_a_line(make: Make, drawn: Callable[..., Any]) -> None:
+    make("er", kept=0.8)
+    make("joint", kept=0.9, learner=JOINT)
+    make("slda", kept=0.6, learner=SLDA)
+    accuracy = drawn().axes[0]
+    assert words(accuracy) == ["joint (bound)", "er", "slda (floor)"]
+    faces = [container.lines[0].get_markerfacecolor() for container in accuracy.containers]
+    assert [face == "white" for face in faces] == [True, False, True]
+    marked = [line.get_xdata()[0] for line in accuracy.lines if list(line.get_ydata()) == [0, 1]]
+    assert marked == [pytest.approx(95), pytest.approx(80)]
+    assert "closed-form floor, joint training (bound)" in " ".join(drawn().get_supxlabel().split())
+
+
+def test_streams_are_stacked_and_a_row_looks_the_same_in_each(make: Make, drawn: Callable[..., Any]) -> None:
+    for scenario, names in (("one", ("none", "er")), ("two", ("er", "ewc", "none"))):
+        for name in names:
+            make(name, kept={"er": 0.8, "ewc": 0.5, "none": 0.1}[name], scenario=scenario)
+    panels = drawn().axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["one", "", "", "two", "", ""]
+    looks = [
+        {
+            label: (c.lines[0].get_color(), c.lines[0].get_marker())
+            for label, c in zip(words(a), a.containers, strict=True)
+        }
+        for a in (panels[0], panels[3])
+    ]
+    assert looks[0]["er"] == looks[1]["er"] != looks[0]["none"]
+    assert looks[0]["none"] == looks[1]["none"]
+    colours = [looks[1][name][0] for name in ("none", "er", "ewc")]
+    assert colours == list(figure.COLOURS[:3])  # in the order in which they were first run, as in the dashboard
+    assert panels[0].get_position().y0 > panels[3].get_position().y1
+
+
+def test_fifty_rows_differ_in_colour_or_marker(make: Make, drawn: Callable[..., Any]) -> None:
+    for number in range(50):
+        make(f"r{number}", records=[Record(10, 1, 0, "end", 0, "accuracy", number / 100)])
+    (axes,) = drawn().axes
+    assert len({(c.lines[0].get_color(), c.lines[0].get_marker()) for c in axes.containers}) == 50
+
+
+def test_a_prequential_stream_shows_what_labels_alone_would_have_done(make: Make, drawn: Callable[..., Any]) -> None:
+    values = {"prequential_rows": 50, "prequential_accuracy": 0.8, "last_label_accuracy": 0.9, "blind_accuracy": 0.7}
+    make("er", records=[Record(50, 5, 0, "arrival", None, name, value) for name, value in values.items()])
+    (axes,) = drawn().axes
+    assert words(axes) == ["last label", "er", "labels only"]
+    assert [mean for mean, _ in dots(axes).values()] == [pytest.approx(90), pytest.approx(80), pytest.approx(70)]
+    assert axes.get_xlabel() == "prequential accuracy (%)"
+
+
+def test_chosen_metrics_in_their_own_units(make: Make, drawn: Callable[..., Any]) -> None:
+    make("er", records=[*measured(1.0, 0.5), Record(20, 20, 1, "final", None, "seconds", 2.5)])
+    make("none")
+    panels = drawn(metrics=("seconds", "forgetting"))
+    assert [axes.get_xlabel() for axes in panels.axes] == ["seconds (s)", "forgetting (%)"]
+    assert words(panels.axes[0]) == ["er", "none"]
+    assert dots(panels.axes[0]) == {0: (2.5, [])}  # none has not measured it
+
+
+def test_what_forbids_the_comparison_stands_in_the_figure(make: Make, drawn: Callable[..., Any]) -> None:
+    make("er", data_digest="a")
+    make("none", data_digest="b")
+    assert "NOT COMPARABLE on seeds 0: different data" in " ".join(drawn().get_supxlabel().split())
+
+
+def test_curves_end_where_a_seed_has_no_more(make: Make, drawn: Callable[..., Any]) -> None:
+    make("er", 0)
+    make("er", 1, records=list(measured(0.8, 0.5))[:4])  # two tasks, of which one has ended
+    curve = drawn(metrics=()).axes[-1]
+    assert curve.get_xlabel() == "forgetting (%)"  # one point is no curve
+
+
+# ---------------------------------------------------------------- the file
+
+
+@pytest.mark.parametrize("suffix", plot.SUFFIXES)
+def test_equal_runs_give_equal_bytes_whatever_the_user_s_style(
+    make: Make, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("er", 0, 0.5)
+    make("er", 1, 0.6)
+    first = plot.render(compare([tmp_path]), suffix)
+    before = dict(matplotlib.rcParams)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")  # another day
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 30.0)
+    monkeypatch.setitem(matplotlib.rcParams, "xtick.major.size", 9.0)
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "path")
+    assert plot.render(compare([tmp_path]), suffix) == first
+    assert {**matplotlib.rcParams, "font.size": 0, "xtick.major.size": 0, "svg.fonttype": 0} == {
+        **before, "font.size": 0, "xtick.major.size": 0, "svg.fonttype": 0,
+    }  # fmt: skip
+
+
+def test_the_figure_is_a_column_wide(make: Make, tmp_path: Path) -> None:
+    make("a-rather-long-name-of-a-method-that-nobody-would-print" * 2)
+    png = plot.render(compare([tmp_path]), ".png")
+    assert struct.unpack(">I", png[16:20])[0] == 3.3 * 400
+    svg = ElementTree.parse(io.BytesIO(plot.render(compare([tmp_path]), ".svg"))).getroot()
+    assert svg.get("width") == f"{3.3 * 72}pt"
+    sizes = {text.get("style", "").split("px")[0].split()[-1] for text in svg.iter("{http://www.w3.org/2000/svg}text")}
+    assert sizes == {"6", "7"}  # points: an svg of matplotlib has 72 px to the inch
+
+
+def test_hostile_names_stay_text(make: Make, tmp_path: Path) -> None:
+    name, scenario = r"a_{b}$ \frac{1}{2} $ <b>&amp;</b> ]]>", 'x"/><script>$\\alpha$\n\x00\ud800 日本'
+    make(name, scenario=scenario)
+    svg = plot.render(compare([tmp_path]), ".svg")
+    texts = ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert name in " ".join(texts)
+    assert 'x"/><script>$\\alpha$ \ufffd\ufffd 日本' in texts
+    assert b"<script" not in svg
+    for suffix in (".png", ".pdf"):
+        assert plot.render(compare([tmp_path]), suffix)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_writes_a_figure_and_says_what_was_left_out(make: Make, tmp_path: Path, cli: Cli) -> None:
+    make("er")
+    failed = make("er", 1, end="failed")
+    file = tmp_path / "new" / "figure.SVG"
+    code, out, error = cli("compare", str(tmp_path / "runs"), "--plot", str(file))
+    assert (code, error) == (0, "")
+    assert out == f"written to {file}\n! not counted, failed: {failed}\n"
+    assert file.read_bytes() == plot.render(compare([tmp_path / "runs"]), ".svg")
+    assert [path.name for path in file.parent.iterdir()] == ["figure.SVG"]
+
+
+@pytest.mark.parametrize(("name", "told"), [("x.gif", "ends in '.gif'"), ("x", "has no ending"), (".png", "no ending")])
+def test_an_unknown_ending_is_told_before_anything_is_read(name: str, told: str, tmp_path: Path, cli: Cli) -> None:
+    code, out, error = cli("compare", str(tmp_path / "nowhere"), "--plot", str(tmp_path / name))
+    assert (code, out) == (2, "")
+    assert told in error
+    assert error.endswith("choose from .png, .svg, .pdf\n")
+
+
+def test_nothing_is_written_if_there_is_nothing_to_draw(make: Make, tmp_path: Path, cli: Cli) -> None:
+    make("er", end="failed")
+    file = tmp_path / "x.svg"
+    code, _, error = cli("compare", str(tmp_path / "runs"), "--plot", str(file))
+    assert (code, "no finished run has measured an accuracy" in error) == (2, True)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        (("forgetting",) * 4, "at most 3 metrics side by side, and --metrics names 4"),
+        (("forgeting",), "no finished run has measured 'forgeting'; did you mean 'forgetting'?"),
+    ],
+)
+def test_metrics_that_cannot_be_drawn(make: Make, tmp_path: Path, metrics: tuple[str, ...], told: str) -> None:
+    make("er")
+    with pytest.raises(UserError) as error:
+        plot.render(compare([tmp_path]), ".svg", metrics)
+    assert told in str(error.value)
