@@ -27,6 +27,7 @@ lint: $(VENV)/installed-test
 
 benchmark: $(VENV)/installed-test
 	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/benchmark_dashboard.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -310,8 +310,8 @@ def _dashboard(part: dict[str, Any]) -> list[str]:
         "## Dashboard",
         "",
         f"Made-up runs of {result['tasks']} tasks with {result['evaluations_within_a_task']} evaluations within each,",
-        "in real ledgers. Times of the page are from the navigation on, each in a new Chromium; those of building",
-        f"follow the imports, which take {build['again']['import']['median']:.1f} s of CPU time.",
+        f"in real ledgers. Times of the page are from the navigation on, each in a new Chromium {page['chromium']}; of",
+        f"building, from the imports on, which take {build['again']['import']['median']:.1f} s of CPU time.",
         "",
         "| what | figure | goal, less than |",
         "|---|---:|---|",
@@ -326,6 +326,8 @@ def _dashboard(part: dict[str, Any]) -> list[str]:
 
 
 def _range(values: dict[str, float], digits: int) -> str:
+    if values["n"] == 1:
+        return f"{values['median']:.{digits}f}"
     return f"{values['median']:.{digits}f} ({values['low']:.{digits}f} to {values['high']:.{digits}f})"
 
 

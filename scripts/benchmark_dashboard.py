@@ -94,7 +94,7 @@ def write(config: Config, seed: int, within: int) -> Path:
         "schedule": list(range(TASKS)),
     }
     with Ledger.create(config.directory, about) as ledger:
-        ledger.append(records(np.random.default_rng([seed, len(config.name)]), within))
+        ledger.append(records(np.random.default_rng([seed, *config.name.encode()]), within))
     return config.directory
 
 

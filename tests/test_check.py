@@ -36,6 +36,8 @@ def test_a_sound_config_keeps_every_law() -> None:
         "learner sgd with batch normalisation and dropout",
         "strategy er with n_replay=0",
         "strategy er with n_replay=10",
+        "strategy er with strength=0",
+        "strategy er with strength=10",
         "memory of er",
     }
     assert all(finding.about and not finding.reason for finding in found)

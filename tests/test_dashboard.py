@@ -99,7 +99,9 @@ def test_the_matrix_in_each_of_its_views(
         for control, value in controls.items():
             page.select_option(f'[data-panel="matrix"] [data-control="{control}"]', value)
             drawn(page)
-        return [str(word.text_content()) for word in page.locator('[data-panel="matrix"] g[aria-label=text] text').all()]
+        return [
+            str(word.text_content()) for word in page.locator('[data-panel="matrix"] g[aria-label=text] text').all()
+        ]
 
     def close(shown: list[str], values: np.ndarray) -> None:
         assert len(shown) == values.size

@@ -25,6 +25,8 @@ DOORS = {
     "avalanche": ("continual/bridges/",),
     "torchvision": ("scenarios/sources/",),
     "matplotlib": ("continual/report/",),
+    "tensorboard": ("continual/trackers/tensorboard.py",),
+    "mlflow": ("continual/trackers/mlflow.py",),
     "timm": (),
 }
 """Third-party framework: the files, or folders, that may import it. Models of torchvision and timm come by config."""
@@ -51,6 +53,8 @@ LAZY = (
     "PIL",
     "rich",
     "pandas",
+    "tensorboard",
+    "mlflow",
 )
 """Imported inside the function that needs them: each costs a tenth of a second or more."""
 

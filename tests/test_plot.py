@@ -110,7 +110,8 @@ def test_a_panel_by_hand(make: Make, drawn: Callable[..., Any]) -> None:
         assert {y: mean for y, (mean, _) in shown.items()} == {0: pytest.approx(er), 1: pytest.approx(none)}
         assert shown[0][1] == pytest.approx([er - half, er + half], abs=0.01)
         assert shown[1][1] == pytest.approx([none - half, none + half], abs=0.01)
-    assert accuracy.get_xlim() == (-3, 103)  # an interval may reach beyond what an accuracy can be, the axis does not
+    # an interval may reach beyond what a mean can be, the axis does not
+    assert [axes.get_xlim() for axes in (accuracy, forgetting)] == [(-3, 103), (-103, 103)]
     # after task 0 the mean is that on task 0 alone
     lines = {line.get_color(): [line.get_xdata(), line.get_ydata()] for line in curve.lines}
     assert [list(map(float, x)) for x, _ in lines.values()] == [[1, 2], [1, 2]]
@@ -276,6 +277,13 @@ def test_an_unknown_ending_is_told_before_anything_is_read(name: str, told: str,
     assert (code, out) == (2, "")
     assert told in error
     assert error.endswith("choose from .png, .svg, .pdf\n")
+
+
+def test_a_baseline_is_not_ignored(make: Make, tmp_path: Path, cli: Cli) -> None:
+    make("er")
+    code, _, error = cli("compare", str(tmp_path / "runs"), "--plot", str(tmp_path / "x.svg"), "--baseline", "er")
+    assert (code, "--baseline er is not drawn by --plot" in error) == (2, True)
+    assert not (tmp_path / "x.svg").exists()
 
 
 def test_nothing_is_written_if_there_is_nothing_to_draw(make: Make, tmp_path: Path, cli: Cli) -> None:

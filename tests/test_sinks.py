@@ -209,7 +209,10 @@ def runs(store: str, experiment: str = "continual") -> tuple[Any, list[Any]]:
     return client, client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
 
 
-def test_mlflow_reads_what_was_written(store: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy", "ignore:unclosed database")  # MLflow's own
+@pytest.mark.parametrize("kind", ["folder", "database"])
+def test_mlflow_reads_what_was_written(store: str, kind: str, tmp_path: Path) -> None:
+    store = store if kind == "folder" else f"sqlite:///{tmp_path / 'mlflow.db'}"
     follow(MLflow(store, experiment="forgetting / digits")(facts(tmp_path)))
     client, (run,) = runs(store, "forgetting / digits")
     assert run.info.status == "FINISHED"

@@ -29,6 +29,8 @@ def act(options: Namespace) -> int:
     target = options.json or options.csv or options.latex or options.plot
     if options.plot:
         plot.check(Path(options.plot))
+        if options.baseline is not None:
+            raise UserError(f"--baseline {options.baseline} is not drawn by --plot; leave it out, or use --latex")
     if target and Path(target).is_dir():
         ways = "--json, --csv or --latex"
         raise UserError(f"{target} is a folder; write the file's name, or the folders of runs before {ways}")

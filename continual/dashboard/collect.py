@@ -19,38 +19,12 @@ from continual.errors import UserError
 from continual.report import text
 from continual.report.compare import Block, Entry, Row, arrange
 from continual.report.notes import notes
+from continual.report.sense import BETTER, role
 from continual.report.table import PREQUENTIAL, STANDARD
 from continual.statistics import Estimate, interval
 
 FORMAT = 1
 LINK = "wandb-url.txt"
-ROLES = {"continual.learners.slda": "floor", "continual.learners.joint": "bound"}
-"""Modules of the learners between which the others should lie: the closed form, and all rows at once."""
-
-BETTER = {
-    **dict.fromkeys(
-        (
-            "calibration_error",
-            "cumulative_forgetting",
-            "dormant_fraction",
-            "forgetting",
-            "forward_equivalents_per_row",
-            "intransigence",
-            "negative_flips",
-            "peak_bytes",
-            "relative_negative_flips",
-            "samples_to_threshold",
-            "seconds",
-            "stability_gap",
-            "windowed_forgetting",
-        ),
-        -1,
-    ),
-    **dict.fromkeys(
-        ("blind_accuracy", "effective_rank", "evaluation_period", "last_label_accuracy", "probe_rows", "weight_norm"), 0
-    ),
-}
-"""1 (more is better, the default), -1 (less is), 0 (neither)."""
 
 
 def collect(paths: Iterable[str | Path], cache: Cache | None = None, *, strict: bool = True) -> dict[str, Any]:
@@ -140,7 +114,7 @@ def _scenario(block: Block, runs: Mapping[Path, Run], colours: Mapping[str, int]
         {
             "label": row.label,
             "colour": colours[row.label],
-            "role": _role(row),
+            "role": role(row),
             "n": len(row.runs),
             "provisional": not row.runs,
             "schedule": schedules.index(_schedule(row)),
@@ -163,11 +137,6 @@ def _scenario(block: Block, runs: Mapping[Path, Run], colours: Mapping[str, int]
 def _shown(row: Row) -> dict[int, Entry]:
     """The finished runs; where there is none, the newest unfinished one of each seed."""
     return dict(sorted((row.runs or {entry.seed: entry for entry in row.left_out}).items()))
-
-
-def _role(row: Row) -> str | None:
-    target = str(_resolved(row, "learner").get("_target_", ""))
-    return ROLES.get(target.rpartition(".")[0])
 
 
 def _resolved(row: Row, group: str) -> Mapping[str, Any]:

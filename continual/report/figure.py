@@ -113,22 +113,23 @@ def _dots(axes: "Axes", lines: Sequence[Line], metric: str) -> None:
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     unit = text.unit(metric)
     axes.set_xlabel(metric.replace("_", " ") + (f" ({unit})" if unit else ""))
-    if metric.endswith("accuracy"):
-        axes.set_xlim(*_within(axes.get_xlim()))
+    if metric not in text.NOT_FRACTIONS:
+        axes.set_xlim(*_within(axes.get_xlim(), 0 if metric.endswith("accuracy") else -100))
 
 
 def _curves(axes: "Axes", lines: Sequence[Line]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for line in lines:
-        tasks = list(line.curve)
-        axes.plot(tasks, [100 * v.mean for v in line.curve.values()], markevery=max(1, len(tasks) // 10), **_look(line))
+    for number, line in enumerate(lines):
+        tasks, step = list(line.curve), max(1, len(line.curve) // 8)
+        means = [100 * value.mean for value in line.curve.values()]
+        axes.plot(tasks, means, markevery=(number % step, step), **_look(line))
         sure = {task: v for task, v in line.curve.items() if v.low is not None and v.high is not None}
         low, high = ([100 * getattr(v, end) for v in sure.values()] for end in ("low", "high"))
         if sure:
             axes.fill_between(list(sure), low, high, color=line.colour, alpha=0.15, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(*_within(axes.get_ylim()))
+    axes.set_ylim(*_within(axes.get_ylim(), 0))
     axes.set_xlabel("tasks learned")
     axes.set_ylabel("accuracy on\ntasks so far (%)")
 
@@ -138,9 +139,9 @@ def _look(line: Line) -> dict[str, Any]:
     return {"color": line.colour, "marker": line.marker, "markerfacecolor": "white" if line.role else line.colour}
 
 
-def _within(limits: tuple[float, float]) -> tuple[float, float]:
-    """``limits`` cut to percentages, with room for half a marker; an interval may reach beyond them."""
-    return max(limits[0], -3), min(limits[1], 103)
+def _within(limits: tuple[float, float], lowest: float) -> tuple[float, float]:
+    """``limits`` cut to what a mean can be in percent, with room for half a marker; an interval may reach beyond."""
+    return max(limits[0], lowest - 3), min(limits[1], 103)
 
 
 def _has_curve(lines: Iterable[Line]) -> bool:
