@@ -84,7 +84,8 @@ def test_the_table_says_what_the_ledgers_say(
             assert cell.locator(".estimate > :first-child").inner_text() == text.number(metric, expected.mean)
             half = text.estimate(metric, expected).partition("±")[2].split()
             assert cell.locator("small").inner_text() == (f"±{half[0]}" if half else "")
-    assert page.locator('[data-panel="strategies"] tr[data-row="slda"]').inner_text().find("floor") >= 0
+    assert "floor" in page.locator('[data-panel="strategies"] tr[data-row="slda"]').inner_text()
+    assert not re.search(r"\b(null|undefined|NaN)\b", page.locator("body").inner_text())
 
 
 def test_the_matrix_in_each_of_its_views(
@@ -187,6 +188,11 @@ def test_a_run_is_followed_while_it_is_written(
     line = '[data-panel="runs"] tr[data-run="er/0"]'
     ends = [at for at, fact in enumerate(source.records) if fact.at == "end" and fact.metric == "class_accuracy"]
     cuts = [max(at for at in ends if source.records[at].task == task) + 1 for task in range(5)]
+    damaged = folder / "damaged"
+    damaged.mkdir()
+    (damaged / "manifest.json").write_text("{")
+    page.get_by_text("left out:").wait_for(timeout=30_000)
+    assert "damaged" in page.locator("#top .warning").inner_text()
     directory = folder / source.path.name
     with Ledger.create(directory, {k: v for k, v in source.manifest.items() if k != "format"}) as book:
         begin = 0

@@ -19,8 +19,12 @@ function filled(element, { style = {}, data = {}, on = {}, ...attributes }, chil
   for (const [key, value] of Object.entries(style)) element.style.setProperty(key, value); // an attribute would be blocked
   for (const [key, value] of Object.entries(data)) if (value !== undefined) element.dataset[key] = value;
   for (const [key, listener] of Object.entries(on)) element.addEventListener(key, listener);
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...present(children));
   return element;
+}
+
+function present(children) {
+  return children.filter((child) => child !== null && child !== undefined);
 }
 
 /** User text in a line of its own direction; all of it on hover where it is cut. */
@@ -32,7 +36,7 @@ function userText(text, className = "user") {
 function refill(host, ...children) {
   const focus = host.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
   const scrolled = [...host.querySelectorAll(".scroll")].map((element) => [element.scrollLeft, element.scrollTop]);
-  host.replaceChildren(...children);
+  host.replaceChildren(...present(children));
   host.querySelectorAll(".scroll").forEach((element, at) => {
     if (scrolled[at]?.some(Boolean)) [element.scrollLeft, element.scrollTop] = scrolled[at];
   });

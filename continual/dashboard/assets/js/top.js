@@ -9,8 +9,11 @@ function forbidden({ notes }) {
 
 function drawTop(host, scope, choices, changed) {
   const { page, scenario, live } = scope;
-  if (!scenario)
-    return refill(host, h("h1", {}, userText(page.title)), h("p", { class: "empty" }, "There are no runs to show."));
+  const unread = (page.notes ?? []).map(warning); // live: what could not be read, and why
+  if (!scenario) {
+    const empty = h("p", { class: "empty" }, "There are no runs to show.");
+    return refill(host, h("h1", {}, userText(page.title)), empty, ...unread);
+  }
   const controls = [];
   if (page.scenarios.length > 1) {
     const options = page.scenarios.map(({ label }, at) => [String(at), short(label, 60)]);
@@ -39,6 +42,7 @@ function drawTop(host, scope, choices, changed) {
       ...(page.scenarios.length > 1 ? [] : [userText(scenario.label), " · "]),
       counted(scenario),
     ),
+    ...unread,
     ...scenarioNotes(scenario),
     legend(scope, choices, changed),
   );
@@ -55,13 +59,17 @@ function liveState({ connection }) {
   return h("span", { class: "pill", role: "status", data: { connection } }, words[connection]);
 }
 
+function warning(note) {
+  return h("p", { class: "warning", role: "note" }, "⚠ ", userText(note, "user wrap"));
+}
+
 function scenarioNotes({ notes }) {
   const warnings = notes.filter((note) => FORBIDS.test(note));
   const others = notes.filter((note) => !FORBIDS.test(note));
   const list = h("ul", {}, ...others.map((note) => h("li", {}, userText(note, "user wrap"))));
   const summary = h("summary", {}, `${others.length} ${others.length === 1 ? "note" : "notes"} on these runs`);
   return [
-    ...warnings.map((note) => h("p", { class: "warning", role: "note" }, "⚠ ", userText(note, "user wrap"))),
+    ...warnings.map(warning),
     others.length ? h("details", { class: "notes", data: { keep: "notes" } }, summary, list) : null,
   ];
 }
