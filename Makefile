@@ -11,8 +11,8 @@ run: $(VENV)/installed
 	$(BIN)/continual run -m experiment=split_digits strategy=none,er,er_ace,derpp,ewc,lwf 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
 	$(BIN)/continual run -m experiment=split_digits learner=slda,joint 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
 	@$(BIN)/continual compare $(RUNS)
-	@$(BIN)/continual dashboard $(RUNS) --export $(RUNS)/dashboard.html
 	@echo "The runs lie in $(RUNS); look into one: $(BIN)/continual show $(RUNS)/split-digits/er/seed0-*"
+	@$(BIN)/continual dashboard $(RUNS) --export $(RUNS)/dashboard.html
 
 test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -m "not long" --numprocesses=2 --dist=worksteal

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import settings
 
 torch.set_num_threads(1)
@@ -36,6 +37,42 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a run with R = [[.5, .5], [first, .5], [kept, 1]]: accuracy (kept + 1) / 2, forgetting first - kept."""
+    from continual.ledger import Ledger
+    from continual.types import Record
+
+    def write(
+        name: str, seed: int = 0, kept: float = 0.5, first: float = 1.0, at: str = "runs",
+        learner: str = "continual.learner.SGDLearner", config: dict[str, Any] | None = None,
+        records: list[Record] | None = None, extra: Iterable[Record] = (), end: str = "finished", **about: Any,
+    ) -> Path:  # fmt: skip
+        number = len(list(tmp_path.rglob("manifest.json")))
+        written = {"scenario": {"n_tasks": 2}, "learner": {"_target_": learner}} | (config or {})
+        facts = {
+            "created": f"2030-01-01T00:00:{number:02}+00:00",
+            "config": yaml.safe_dump(written),
+            "seed": seed,
+            "device": "cpu",
+            "data_digest": f"data{seed}",
+            "commit": "c0ffee0000",
+            "versions": {"continual": "0.1.0", "torch": "2.10"},
+            "scenario": "split-digits",
+            "name": name,
+            "spec": {"in_shape": [8], "n_classes": 4},
+        }
+        rows = [(0, None, "start", (0.5, 0.5)), (10, 0, "end", (first, 0.5)), (20, 1, "end", (kept, 1.0))]
+        measured = [Record(seen, seen, t, a, p, "accuracy", v) for seen, t, a, own in rows for p, v in enumerate(own)]
+        ledger = Ledger.create(tmp_path / at / str(number), facts | about)
+        ledger.append([*(measured if records is None else records), *extra])
+        ledger.end(end)  # type: ignore[arg-type]
+        ledger.close()
+        return ledger.path
+
+    return write
 
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"

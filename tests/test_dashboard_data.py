@@ -413,6 +413,8 @@ def test_a_page_by_hand(make, tmp_path):
         "unit": "%",
         "better": -1,
         "standard": True,
+        "over_time": False,
+        "cost": False,
     }
     assert described["evaluation_period"]["unit"] == "rows"
     assert [described[n]["better"] for n in ("average_accuracy", "evaluation_period", "stability_gap")] == [1, 0, -1]
@@ -457,13 +459,9 @@ def test_unfinished_runs_are_not_mixed_with_finished_ones(make, tmp_path):
 def test_a_row_without_a_finished_run_is_provisional(make, tmp_path):
     make("er", 0, two_tasks()[:5], status="killed", created="2030-01-01")
     make("er", 1, two_tasks()[:7], status="interrupted", created="2030-01-02")
-    make("er", 1, two_tasks()[:3], status="running", created="2030-01-03")
-    make("er", 2, [], status="running", created="2030-01-04")
-    page = collect([tmp_path])
-    found = only(page)
+    found = only(collect([tmp_path]))
     assert (found["n"], found["provisional"], found["trained"]) == (0, True, [0])
-    assert found["matrices"] == [[[0.5, 0.5], [1, 0.4]], [[0.5, 0.5], [None, None]]]
-    assert found["seeds"] == [0, 1]  # of seed 1 the newest, of seed 2 there is nothing yet
+    assert (found["seeds"], found["matrices"]) == ([1], [[[0.5, 0.5], [1, 0.4]]])  # the furthest, not a mean
     assert found["metrics"]["average_accuracy"] == {
         "mean": 0.7,
         "low": None,
@@ -471,6 +469,11 @@ def test_a_row_without_a_finished_run_is_provisional(make, tmp_path):
         "n": 1,
         "method": "no interval: n = 1",
     }
+    make("er", 1, two_tasks()[:3], status="running", created="2030-01-03")
+    make("er", 2, [], status="running", created="2030-01-04")
+    page = collect([tmp_path])
+    found = only(page)
+    assert (found["seeds"], found["matrices"]) == ([1], [[[0.5, 0.5]]])  # one that is running before all others
     runs = page["scenarios"][0]["runs"]
     assert [(r["state"], r["ended"], r["tasks"], r["rows_seen"]) for r in runs] == [
         ("killed", 1, 2, 10),
@@ -495,6 +498,40 @@ def test_progress_of_a_stream_without_probes(make, tmp_path):
     make("b", 0, records, status="running")
     page = collect([tmp_path])
     assert [(r["state"], r["ended"]) for r in page["scenarios"][0]["runs"]] == [("finished", 2), ("running", 1)]
+
+
+def test_a_learner_that_takes_in_a_task_at_once_is_on_a_schedule_of_its_own(make, tmp_path):
+    """It was asked for as often as the others, and measured at ends of tasks only."""
+    make("er", probe={"every": 5})
+    make("slda", records=[r for r in two_tasks() if r.at != "step"], probe={"every": 5})
+    make("begun", records=two_tasks()[:2], status="running", probe={"every": 5})
+    (scenario,) = collect([tmp_path])["scenarios"]
+    told = {r["label"]: scenario["schedules"][r["schedule"]] for r in scenario["rows"]}
+    often = "every 5 rows, all probe rows"
+    assert told == {"er": often, "slda": "at ends of tasks only", "begun": often}
+    assert (
+        "rows between evaluations: up to 5, but more in slda (10): anytime metrics are not comparable"
+        in scenario["notes"]
+    )
+
+
+def test_a_path_that_is_no_text_is_read_and_kept(make, tmp_path, own_cache):
+    moved = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
+    make("er").parent.rename(moved)
+    assert only(collect([moved])) == only(collect([moved]))
+    assert len(list(own_cache.glob("*.npz"))) == 1
+
+
+def test_an_interval_is_worked_out_once(make, tmp_path, monkeypatch):
+    for seed in range(3):
+        make("er", seed, two_tasks(kept=0.5 + seed / 10))
+    asked = []
+    monkeypatch.setattr("continual.dashboard.cache.interval", lambda values: asked.append(values) or interval(values))
+    follow = Follower([tmp_path])
+    follow()
+    first = len(asked)
+    follow()
+    assert first == len(asked) > 0
 
 
 def test_evaluation_schedules_are_told_apart_in_words(make, tmp_path):

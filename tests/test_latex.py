@@ -1,7 +1,7 @@
 """`continual compare --latex`: numbers by hand, names that LaTeX must print and not obey."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +18,11 @@ HOSTILE = r"\end{tabular} 50% a_b & #1 $x^2$ {~} [2pt] * <a> |c| `d` \\[1cm] --"
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Writes a finished run with R = [[.5, .5], [1, .5], [kept, 1]]: accuracy (kept + 1) / 2, forgetting 1 - kept."""
+def make(make_run: Make) -> Make:
+    """Writes a finished run of which the memory was measured too."""
 
-    def write(
-        name: str,
-        seed: int,
-        kept: float,
-        learner: str = "continual.learner.SGDLearner",
-        size: float = 15_000.0,
-        **more: Any,
-    ) -> Path:
-        config: Mapping[str, Any] = {"scenario": {"n_tasks": 2}, "learner": {"_target_": learner}}
-        about = {
-            "created": f"2030-01-01T00:00:{len(list(tmp_path.rglob('manifest.json'))):02}+00:00",
-            "config": yaml.safe_dump(config),
-            "seed": seed,
-            "device": "cpu",
-            "data_digest": f"data{seed}",
-            "commit": "c0ffee0000",
-            "versions": {"continual": "0.1.0", "torch": "2.10"},
-            "scenario": "split-digits",
-            "name": name,
-            "spec": {"in_shape": [8], "n_classes": 4},
-        }
-        path = tmp_path / "runs" / str(len(list(tmp_path.rglob("manifest.json"))))
-        rows = [(0, None, "start", (0.5, 0.5)), (10, 0, "end", (1.0, 0.5)), (20, 1, "end", (kept, 1.0))]
-        with Ledger.create(path, about | more) as ledger:
-            for seen, task, at, values in rows:
-                ledger.append(Record(seen, seen, task, at, probe, "accuracy", v) for probe, v in enumerate(values))
-            ledger.append([Record(20, 20, 1, "final", None, "peak_bytes", size)])
-        return path
+    def write(name: str, seed: int, kept: float, size: float = 15_000.0, **more: Any) -> Path:
+        return make_run(name, seed, kept, extra=[Record(20, 20, 1, "final", None, "peak_bytes", size)], **more)
 
     return write
 
@@ -126,6 +100,27 @@ def test_nothing_is_bold_if_another_interval_reaches_the_best_mean(
     for seed, kept in enumerate(other):
         make("other", seed, kept)
     assert "mathbf" not in rendered(tmp_path, metrics=("average_accuracy", "forgetting"))
+
+
+def test_nothing_is_bold_that_a_note_forbids_to_compare(make: Make, tmp_path: Path) -> None:
+    for every in (5, 50):
+        for name, kept in (("best", 0.8), ("worst", 0.2)):
+            for seed, shift in enumerate((-0.01, 0, 0.01)):
+                make(
+                    name,
+                    seed,
+                    kept + shift,
+                    at=f"every{every}",
+                    config={"probe": {"every": 5 if name == "best" else every}},
+                )
+    metrics = ("average_accuracy", "anytime_accuracy")
+    equal, other = (rendered(tmp_path / f"every{every}", metrics=metrics) for every in (5, 50))
+    assert [[("mathbf" in cell) for cell in cells(source)["best"][:2]] for source in (equal, other)] == [
+        [True, True], [True, False],
+    ]  # fmt: skip
+    assert "% ! different probe.every: 5 (best); 50 (worst): anytime metrics are not comparable\n" in other
+    make("best", 0, 0.8, at="every5", data_digest="other")
+    assert "mathbf" not in rendered(tmp_path / "every5", metrics=metrics)
 
 
 def test_from_twenty_seeds_the_bar_is_not_symmetric(make: Make, tmp_path: Path) -> None:

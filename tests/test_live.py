@@ -2,9 +2,11 @@
 
 import http.client
 import json
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -18,8 +20,8 @@ EMPTY = {"format": 1, "title": "t", "notes": [], "scenarios": [], "made": "2026-
 
 
 @contextmanager
-def serving(gather: live.Gather) -> Iterator[LiveServer]:
-    with LiveServer(gather) as server:
+def serving(gather: live.Gather, kind: type[LiveServer] = LiveServer) -> Iterator[LiveServer]:
+    with kind(gather) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -109,6 +111,28 @@ def test_many_pages_gather_once(monkeypatch: pytest.MonkeyPatch) -> None:
         clock[0] += live.FRESH_SECONDS
         ask(server, "/data.json")
         assert len(calls) == 2
+
+
+def test_a_tab_that_is_closed_while_it_waits_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    closed, answered = Event(), Event()
+
+    def gather() -> dict[str, Any]:
+        closed.wait(10)
+        return EMPTY | {"title": "x" * 10_000_000}  # more than what the connection takes unread
+
+    class Watched(LiveServer):
+        def shutdown_request(self, request: Any) -> None:
+            super().shutdown_request(request)
+            answered.set()
+
+    with serving(gather, Watched) as server:
+        tab = socket.create_connection(("127.0.0.1", server.server_port))
+        tab.sendall(f"GET /data.json HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+        tab.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        tab.close()
+        closed.set()
+        assert answered.wait(10)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_or_none_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:

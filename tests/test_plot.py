@@ -3,17 +3,17 @@
 import io
 import struct
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pytest
-import yaml
+from matplotlib import style
 
 from continual.errors import UserError
-from continual.ledger import Ledger
-from continual.report import figure, plot
+from continual.report import figure, plot, table
 from continual.report.compare import compare
 from continual.types import Record
 
@@ -23,41 +23,12 @@ SLDA, JOINT = "continual.learners.slda.SLDA", "continual.learners.joint.Joint"
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Writes a run with R = [[.5, .5], [first, .5], [kept, 1]]: accuracy (kept + 1) / 2, forgetting first - kept."""
-
-    def write(
-        name: str, seed: int = 0, kept: float = 0.5, first: float = 1.0, at: str = "runs",
-        learner: str = "continual.learner.SGDLearner", records: list[Record] | None = None, end: str = "finished",
-        **about: Any,
-    ) -> Path:  # fmt: skip
-        number = len(list(tmp_path.rglob("manifest.json")))
-        facts = {
-            "created": f"2030-01-01T00:00:{number:02}+00:00",
-            "config": yaml.safe_dump({"scenario": {"n_tasks": 2}, "learner": {"_target_": learner}}),
-            "seed": seed,
-            "device": "cpu",
-            "data_digest": f"data{seed}",
-            "commit": "c0ffee0000",
-            "versions": {"continual": "0.1.0", "torch": "2.10"},
-            "scenario": "split-digits",
-            "name": name,
-            "spec": {"in_shape": [8], "n_classes": 4},
-        }
-        path = tmp_path / at / str(number)
-        ledger = Ledger.create(path, facts | about)
-        ledger.append(measured(first, kept) if records is None else records)
-        ledger.end(end)  # type: ignore[arg-type]
-        ledger.close()
-        return path
-
-    return write
+def make(make_run: Make) -> Make:
+    return make_run
 
 
-def measured(first: float, kept: float) -> Iterator[Record]:
-    rows = [(0, None, "start", (0.5, 0.5)), (10, 0, "end", (first, 0.5)), (20, 1, "end", (kept, 1.0))]
-    for seen, task, at, values in rows:
-        yield from (Record(seen, seen, task, at, probe, "accuracy", value) for probe, value in enumerate(values))
+def final(metric: str, value: float) -> list[Record]:
+    return [Record(20, 20, 1, "final", None, metric, value)]
 
 
 @pytest.fixture
@@ -131,7 +102,7 @@ def test_the_foot_says_what_the_bars_are(make: Make, drawn: Callable[..., Any]) 
 def test_one_seed_has_no_interval_and_says_so(make: Make, drawn: Callable[..., Any]) -> None:
     make("er", 0, 0.5)
     shown = drawn()
-    assert shown.get_supxlabel() == "Means over n = 1 seeds; no interval where n = 1."
+    assert shown.get_supxlabel() == "Means over n = 1 seed; no interval where n = 1."
     assert [ends for axes in shown.axes[:2] for _, ends in dots(axes).values()] == [[], []]
     assert list(shown.axes[2].collections) == []
     make("er", 1, 0.6)
@@ -193,7 +164,7 @@ def test_a_prequential_stream_shows_what_labels_alone_would_have_done(make: Make
 
 
 def test_chosen_metrics_in_their_own_units(make: Make, drawn: Callable[..., Any]) -> None:
-    make("er", records=[*measured(1.0, 0.5), Record(20, 20, 1, "final", None, "seconds", 2.5)])
+    make("er", extra=final("seconds", 2.5))
     make("none")
     panels = drawn(metrics=("seconds", "forgetting"))
     assert [axes.get_xlabel() for axes in panels.axes] == ["seconds (s)", "forgetting (%)"]
@@ -209,9 +180,69 @@ def test_what_forbids_the_comparison_stands_in_the_figure(make: Make, drawn: Cal
 
 def test_curves_end_where_a_seed_has_no_more(make: Make, drawn: Callable[..., Any]) -> None:
     make("er", 0)
-    make("er", 1, records=list(measured(0.8, 0.5))[:4])  # two tasks, of which one has ended
+    rows = [(0, None, "start", 0, 0.5), (0, None, "start", 1, 0.5), (10, 0, "end", 0, 0.8), (10, 0, "end", 1, 0.5)]
+    make("er", 1, records=[Record(n, n, task, at, probe, "accuracy", v) for n, task, at, probe, v in rows])
     curve = drawn(metrics=()).axes[-1]
     assert curve.get_xlabel() == "forgetting (%)"  # one point is no curve
+
+
+def test_the_best_is_on_top_also_where_less_is_better_and_what_is_absent_is_last(
+    make: Make, drawn: Callable[..., Any]
+) -> None:
+    for name, kept, seconds, norm in (("a", 0.1, 3.0, 1.0), ("b", 0.9, 2.0, 2.0), ("c", 0.5, 1.0, 3.0)):
+        make(name, kept=kept, extra=[*final("seconds", seconds), *final("weight_norm", norm)])
+    make("absent", kept=0.7)
+    for metrics, order in (
+        (("average_accuracy", "seconds"), ["b", "absent", "c", "a"]),
+        (("forgetting",), ["b", "absent", "c", "a"]),
+        (("seconds", "forgetting"), ["c", "b", "a", "absent"]),
+        (("weight_norm", "forgetting"), ["c", "b", "a", "absent"]),  # neither is better: the highest
+    ):
+        assert words(drawn(metrics=metrics).axes[0]) == order
+
+
+def test_what_forbids_anytime_metrics_is_told_where_one_is_drawn(make: Make, drawn: Callable[..., Any]) -> None:
+    make("er", config={"probe": {"every": 5}})
+    make("none", config={"probe": {"every": 50}})
+    told = "different probe.every: 5 (er); 50 (none): anytime metrics are not comparable"
+    assert told in " ".join(drawn(metrics=("forgetting", "anytime_accuracy")).get_supxlabel().split())
+    assert "anytime" not in drawn(metrics=("forgetting",)).get_supxlabel()
+
+
+def test_an_infinite_mean_stands_at_the_edge(make: Make, drawn: Callable[..., Any], tmp_path: Path) -> None:
+    make("never", 0, extra=final("samples_to_threshold", float("inf")))
+    make("never", 1, extra=final("samples_to_threshold", 15.0))
+    with pytest.raises(UserError, match="'samples_to_threshold' is infinite in every row"):
+        plot.render(compare([tmp_path]), ".svg", ["samples_to_threshold"])
+    make("er", extra=final("samples_to_threshold", 10.0))
+    make("none", scenario="other", extra=final("samples_to_threshold", float("-inf")))
+    shown = drawn(metrics=("samples_to_threshold",))
+    panel, other = shown.axes
+    assert words(panel) == ["er (n = 1)", "never (n = 2)"]
+    assert dots(panel) == {0: (10, [])}
+    assert [(t.get_text(), t.get_position(), t.get_ha()) for t in panel.texts] == [("∞", (1, 1), "right")]
+    assert [(t.get_text(), t.get_position(), t.get_ha()) for t in other.texts] == [("−∞", (0, 0), "left")]
+    assert list(other.get_xticks()) == []  # no scale
+    assert "∞: infinite for at least one seed" in shown.get_supxlabel()
+
+
+def test_labels_of_several_lines_do_not_touch(make: Make, drawn: Callable[..., Any]) -> None:
+    make("short", kept=0.65)
+    for number in range(6):
+        settings = {"memory": {"capacity": 100 * number}} | ({"epochs": number} if number % 2 else {})
+        make("er", kept=number / 10, config={"strategy": settings, "probe": {"every": 10 * number}})
+    with style.context(["default", dict(figure.STYLE)]):
+        shown = drawn()
+        shown.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in shown.axes[0].get_yticklabels()]
+        title = shown.axes[0].title.get_window_extent()
+    assert {word.count("\n") for word in words(shown.axes[0])} >= {0, 2}
+    for upper, lower in pairwise(boxes):
+        assert upper.y0 > lower.y1
+    places = list(shown.axes[0].get_yticks())
+    assert places == [container.lines[0].get_ydata()[0] for container in shown.axes[0].containers]
+    assert shown.axes[0].get_ylim()[0] > places[-1] > places[0] > shown.axes[0].get_ylim()[1]
+    assert title.y0 > boxes[0].y1
 
 
 # ---------------------------------------------------------------- the file
@@ -269,6 +300,20 @@ def test_the_command_writes_a_figure_and_says_what_was_left_out(make: Make, tmp_
     assert out == f"written to {file}\n! not counted, failed: {failed}\n"
     assert file.read_bytes() == plot.render(compare([tmp_path / "runs"]), ".svg")
     assert [path.name for path in file.parent.iterdir()] == ["figure.SVG"]
+
+
+@pytest.mark.parametrize("way", [["--json"], ["--csv"], ["--latex"], ["--plot", "x.svg"]])
+def test_only_what_is_asked_for_is_rendered(
+    make: Make, tmp_path: Path, cli: Cli, way: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("er")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(table, "render", None)
+    assert cli("compare", *way)[0] == 0
+    (tmp_path / "x.svg").unlink(missing_ok=True)
+    code, out, error = cli("compare", "--metrics", "forgeting", *way)
+    assert (code, out, "did you mean 'forgetting'?" in error) == (2, "", True)
+    assert not (tmp_path / "x.svg").exists()
 
 
 @pytest.mark.parametrize(("name", "told"), [("x.gif", "ends in '.gif'"), ("x", "has no ending"), (".png", "no ending")])

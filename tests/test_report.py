@@ -81,6 +81,15 @@ def rendered(paths, baseline=None, metrics=()):
 # Comparing
 
 
+def test_classes_of_one_name_are_told_by_their_modules(make, tmp_path):
+    for module in ("mine", "yours"):
+        make("er", config={"model": {"_target_": f"{module}.Net"}})
+    (block,) = compare([tmp_path])
+    assert [row.label for row in block.rows] == ["er (model=mine.Net)", "er (model=yours.Net)"]
+    make("er", config={"model": {"_target_": "mine.Other"}})
+    assert len({row.label for row in compare([tmp_path])[0].rows}) == 3
+
+
 def test_a_table_by_hand(make, tmp_path):
     for seed, none, er in ((0, 0.1, 0.6), (1, 0.3, 0.8)):
         make("none", seed, none, created="2030-01-01")
@@ -261,7 +270,9 @@ def test_any_metric_may_be_a_column(make, tmp_path):
     make("er", 0, 0.5)
     shown = rendered([tmp_path], metrics=["seconds", "average_accuracy"]).splitlines()
     assert shown[4].split() == ["er", "0.500", "75.0", "1"]
-    with pytest.raises(UserError, match=r"no run has measured 'avarage_accuracy'; did you mean 'average_accuracy'\?"):
+    with pytest.raises(
+        UserError, match=r"no finished run has measured 'avarage_accuracy'; did you mean 'average_accuracy'\?"
+    ):
         rendered([tmp_path], metrics=["avarage_accuracy"])
 
 

@@ -1,10 +1,11 @@
 """What was worked out before, kept in memory while a page is followed: a run is read again only when it changed."""
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from continual.dashboard import curves
 from continual.dashboard.store import Run, Store, stamp
 from continual.dashboard.trace import Trace
 from continual.report.compare import Entry
+from continual.statistics import Estimate, interval
 
 APART = ("seed", "output", "track")
 """Keys that no difference tells."""
@@ -30,6 +32,7 @@ class Cache:
         self._runs: dict[Path, tuple[str, Run]] = {}
         self._differences: dict[str, list[str]] = {}
         self._curves: dict[str, tuple[Mapping[int, Trace], int, dict[str, Any]]] = {}
+        self._interval = lru_cache(4096)(lambda values: _estimate(interval(values)))  # a bootstrap takes its time
 
     def read(self, path: Path) -> Run:
         """The run in directory ``path`` as it is now.
@@ -54,6 +57,14 @@ class Cache:
         if known is None or known[0] != traces or known[1] != n_tasks:  # traces are equal if they are the same object
             self._curves[row] = known = traces, n_tasks, curves.of_row(traces, n_tasks)
         return known[2]
+
+    def metrics(self, entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+        """Every metric over ``entries``, unrounded, as ``continual compare --json`` tells it."""
+        found: dict[str, list[float]] = {}
+        for entry in entries:
+            for name, value in entry.metrics.items():
+                found.setdefault(name, []).append(value)
+        return {name: self._interval(tuple(values)) for name, values in found.items()}
 
     def _parse(self, path: Path, now: str) -> Run:
         data = ledger.read(path)
@@ -80,3 +91,10 @@ class Cache:
 
         remembered = cache(compose)
         return lambda about: overrides(about, remembered)
+
+
+def _estimate(value: Estimate) -> dict[str, Any]:
+    """What is infinite is None, and the method says so."""
+    told = {"mean": value.mean, "low": value.low, "high": value.high}
+    finite = {key: v if v is not None and math.isfinite(v) else None for key, v in told.items()}
+    return {**finite, "n": value.n, "method": value.method}

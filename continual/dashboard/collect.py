@@ -6,7 +6,6 @@ users' own text and pass unchanged: whoever shows them escapes them.
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 from continual import ledger
 from continual.dashboard.cache import Cache
 from continual.dashboard.store import Run
+from continual.dashboard.trace import Trace
 from continual.errors import UserError
 from continual.report import text
 from continual.report.compare import Block, Entry, Row, arrange
 from continual.report.notes import notes
-from continual.report.sense import BETTER, role
+from continual.report.sense import BETTER, COSTS, OVER_TIME, role
 from continual.report.table import PREQUENTIAL, STANDARD
-from continual.statistics import Estimate, interval
 
 FORMAT = 1
 LINK = "wandb-url.txt"
@@ -106,10 +105,11 @@ def _all(row: Row) -> list[Entry]:
 
 
 def _scenario(block: Block, runs: Mapping[Path, Run], colours: Mapping[str, int], cache: Cache) -> dict[str, Any]:
-    chosen = {row.label: _shown(row) for row in block.rows}
+    chosen = {row.label: _shown(row, runs) for row in block.rows}
     traces = {label: {seed: runs[entry.path].trace for seed, entry in own.items()} for label, own in chosen.items()}
     n_tasks = max((t.n_tasks for own in traces.values() for t in own.values()), default=0)
-    schedules = list(dict.fromkeys(_schedule(row) for row in block.rows))
+    schedule = {row.label: _schedule(row, traces[row.label].values()) for row in block.rows}
+    schedules = list(dict.fromkeys(schedule.values()))
     rows = [
         {
             "label": row.label,
@@ -117,8 +117,8 @@ def _scenario(block: Block, runs: Mapping[Path, Run], colours: Mapping[str, int]
             "role": role(row),
             "n": len(row.runs),
             "provisional": not row.runs,
-            "schedule": schedules.index(_schedule(row)),
-            "metrics": _metrics(chosen[row.label].values()),
+            "schedule": schedules.index(schedule[row.label]),
+            "metrics": cache.metrics(chosen[row.label].values()),
             **cache.curves(f"{block.label}/{row.label}", traces[row.label], n_tasks),
         }
         for row in block.rows
@@ -134,9 +134,15 @@ def _scenario(block: Block, runs: Mapping[Path, Run], colours: Mapping[str, int]
     }
 
 
-def _shown(row: Row) -> dict[int, Entry]:
-    """The finished runs; where there is none, the newest unfinished one of each seed."""
-    return dict(sorted((row.runs or {entry.seed: entry for entry in row.left_out}).items()))
+def _shown(row: Row, runs: Mapping[Path, Run]) -> dict[int, Entry]:
+    """The finished runs; where there is none one unfinished run, as a mean of several would mix progress.
+
+    It is one that is running if there is one, the furthest of them.
+    """
+    if row.runs:
+        return dict(sorted(row.runs.items()))
+    shown = max(row.left_out, key=lambda run: (run.status == "running", runs[run.path].trace.rows_seen))
+    return {shown.seed: shown}
 
 
 def _resolved(row: Row, group: str) -> Mapping[str, Any]:
@@ -144,31 +150,20 @@ def _resolved(row: Row, group: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _schedule(row: Row) -> str:
-    """When and on what the row was evaluated, with all that has an effect."""
+def _schedule(row: Row, traces: Iterable[Trace]) -> str:
+    """When and on what the row was evaluated, with all that has an effect.
+
+    A learner that takes in a whole task at once is evaluated at ends of tasks only, whatever was asked for.
+    """
     probe = _resolved(row, "probe")
     every, most = probe.get("every"), probe.get("max_rows")
     words = "at ends of tasks only"
-    if every is not None:
+    ended = [trace for trace in traces if len(trace.ends)]
+    if every is not None and (not ended or any(len(trace.rows) > 1 + len(trace.ends) for trace in ended)):
         words = f"every {every} rows, " + ("all probe rows" if most is None else f"at most {most} rows of a probe")
     if probe.get("prequential"):
         words += f"; arrivals before they are learned, in windows of {probe.get('window')} rows"
     return words
-
-
-def _metrics(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
-    found: dict[str, list[float]] = {}
-    for entry in entries:
-        for name, value in entry.metrics.items():
-            found.setdefault(name, []).append(value)
-    return {name: _estimate(interval(values)) for name, values in found.items()}
-
-
-def _estimate(value: Estimate) -> dict[str, Any]:
-    """Unrounded, as ``continual compare --json`` tells it; what is infinite is None, and the method says so."""
-    told = {"mean": value.mean, "low": value.low, "high": value.high}
-    finite = {key: v if v is not None and math.isfinite(v) else None for key, v in told.items()}
-    return {**finite, "n": value.n, "method": value.method}
 
 
 def _described(measured: set[str]) -> list[dict[str, Any]]:
@@ -181,6 +176,8 @@ def _described(measured: set[str]) -> list[dict[str, Any]]:
             "unit": "B" if name == "peak_bytes" else text.unit(name),
             "better": BETTER.get(name, 1),
             "standard": name in titles,
+            "over_time": name in OVER_TIME,
+            "cost": name in COSTS,
         }
         for name in names
     ]

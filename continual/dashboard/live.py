@@ -1,6 +1,7 @@
 """The page over HTTP, for this machine alone, following runs while they are written."""
 
 import json
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,6 +55,11 @@ class LiveServer(ThreadingHTTPServer):
                 self._data = self._gather()
                 self._due = monotonic() + FRESH_SECONDS
             return self._data
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A tab that was closed while it waited is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -8,6 +8,7 @@ kept is ever needed: a file that is missing, damaged or stale, or a folder that 
 import hashlib
 import io
 import json
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -98,7 +99,7 @@ class Store:
             files.write_atomic(self._file(run.entry.path), out.getvalue())
 
     def _file(self, path: Path) -> Path:
-        return self.folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.npz"
+        return self.folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.npz"
 
     @cached_property
     def folder(self) -> Path:

@@ -34,7 +34,7 @@ class SLDA:
         n_features: random Fourier features; 0 uses the inputs themselves.
         gamma: of the kernel, > 0, on inputs scaled to ``spec.input_range``.
         shrinkage: in (0, 1], towards the identity.
-        batch_size: rows taken in at once, >= 1; does not change the result.
+        batch_size: rows taken in at once, >= 1; the result does not depend on it but for rounding.
         seed: of the run; only the random features depend on it.
     """
 

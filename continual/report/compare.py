@@ -6,7 +6,7 @@ from being comparable.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -196,13 +196,17 @@ def _variants(entries: Sequence[Entry], stream: bool) -> list[tuple[str, ...]]:
     """For each entry the settings in which it differs from another one."""
     keys = sorted({key for entry in entries for key in entry.config if _of_stream(key) is stream})
     varied = [key for key in keys if len({entry.config.get(key) for entry in entries}) > 1]
-    return [tuple(_told(key, entry.config[key]) for key in varied if key in entry.config) for entry in entries]
+    values = {key: {entry.config[key] for entry in entries if key in entry.config} for key in varied}
+    return [
+        tuple(_told(key, entry.config[key], values[key]) for key in varied if key in entry.config) for entry in entries
+    ]
 
 
-def _told(key: str, value: str) -> str:
-    if key.endswith("_target_"):
-        return f"{key.removesuffix('._target_')}={value.split('.')[-1]}"
-    return f"{key}={value}"
+def _told(key: str, value: str, among: Collection[str]) -> str:
+    if not key.endswith("_target_"):
+        return f"{key}={value}"
+    names = {target.split(".")[-1] for target in among}  # a class is told by its own name where that is enough
+    return f"{key.removesuffix('._target_')}={value.split('.')[-1] if len(names) == len(among) else value}"
 
 
 def _grouped(entries: Iterable[Entry], key: Callable[[Entry], str]) -> dict[str, list[Entry]]:

@@ -1,5 +1,6 @@
 """How a comparison is drawn: dots with their intervals side by side, curves below them, what they mean at the foot."""
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from continual.report import text
 from continual.report.compare import Block
-from continual.report.notes import notes
+from continual.report.notes import forbidding
 from continual.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ COLUMNS = 6
 
 MARKERS = "os^D*Pv"
 GREY = "0.45"
+
+ROW = 0.147
+"""Height in inches of a row whose label is one line."""
+
+FURTHER = 0.8
+"""Height of a label's further line, in rows."""
+
 STYLE: Mapping[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7,
@@ -76,30 +84,40 @@ def draw(shown: Sequence[Shown]) -> "Figure":
     footer = _footer(shown)
     heights = []  # of the frames; what is written around them comes on top
     for (_, _, lines), own in zip(shown, labels, strict=True):
-        heights += [sum(0.04 + 0.1 * len(label.split("\n")) for label in own)]
+        heights += [ROW * sum(map(_rows, own))]
         heights += [CURVES] if _has_curve(lines) else []
-    around = 0.4 * len(heights) + 0.16 * len(shown) + 0.1 * len(footer.split("\n"))
+    titles = [textwrap.fill(plain(block.label), 50) for block, _, _ in shown]
+    around = 0.45 * len(heights) + 0.14 * len("\n".join(titles).split("\n")) + 0.1 * len(footer.split("\n"))
     figure.set_size_inches(WIDTH, sum(heights) + around)
     grid = figure.add_gridspec(len(heights), COLUMNS, height_ratios=heights)
     at = iter(range(len(heights)))
-    for (block, metrics, lines), own in zip(shown, labels, strict=True):
+    for (_, metrics, lines), own, title in zip(shown, labels, titles, strict=True):
         line, span = next(at), COLUMNS // len(metrics)
         dots = [figure.add_subplot(grid[line, i * span : (i + 1) * span]) for i in range(len(metrics))]
         for axes, metric in zip(dots, metrics, strict=True):
-            _dots(axes, lines, metric)
-        dots[0].set_yticks(range(len(lines)), own)
-        dots[0].set_title(textwrap.fill(plain(block.label), 50), loc="left")
+            _dots(axes, lines, metric, own)
+        dots[0].set_yticklabels(own)
+        dots[0].set_title(title, loc="left")
         if _has_curve(lines):
             _curves(figure.add_subplot(grid[next(at), :]), lines)
     figure.supxlabel(footer, x=0.01, ha="left", fontsize=6)
     return figure
 
 
-def _dots(axes: "Axes", lines: Sequence[Line], metric: str) -> None:
+def _rows(label: str) -> float:
+    return 1 + FURTHER * label.count("\n")
+
+
+def _dots(axes: "Axes", lines: Sequence[Line], metric: str, labels: Sequence[str]) -> None:
     scale = 1 if metric in text.NOT_FRACTIONS else 100
-    for y, line in enumerate(lines):
+    sizes = list(map(_rows, labels))
+    places = [sum(sizes[:i]) + (size - 1) / 2 for i, size in enumerate(sizes)]
+    for y, line in zip(places, lines, strict=True):
         value = line.means.get(metric)
         if value is None:
+            continue
+        if not math.isfinite(value.mean):
+            _beyond(axes, y, value.mean, line.colour)
             continue
         bar = None
         if value.low is not None and value.high is not None:
@@ -107,14 +125,22 @@ def _dots(axes: "Axes", lines: Sequence[Line], metric: str) -> None:
         axes.errorbar(scale * value.mean, y, xerr=bar, capsize=1.5, **_look(line))
         if line.role:
             axes.axvline(scale * value.mean, color=GREY, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_yticks(range(len(lines)), [""] * len(lines))
+    if not axes.containers:  # nothing finite: no scale
+        axes.set_xticks([])
+    axes.set_ylim(sum(sizes) - 0.5, -0.5)
+    axes.set_yticks(places, [""] * len(lines))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     unit = text.unit(metric)
     axes.set_xlabel(metric.replace("_", " ") + (f" ({unit})" if unit else ""))
     if metric not in text.NOT_FRACTIONS:
         axes.set_xlim(*_within(axes.get_xlim(), 0 if metric.endswith("accuracy") else -100))
+
+
+def _beyond(axes: "Axes", y: float, value: float, colour: str) -> None:
+    """An infinite mean: a sign at the edge that it lies beyond."""
+    words, at, side = ("∞", 1, "right") if value > 0 else ("−∞", 0, "left")
+    axes.text(at, y, words, color=colour, ha=side, va="center", transform=axes.get_yaxis_transform())
 
 
 def _curves(axes: "Axes", lines: Sequence[Line]) -> None:
@@ -160,12 +186,14 @@ def _footer(shown: Sequence[Shown]) -> str:
     counts = sorted({value.n for value in values})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     bars = sorted({value.method for value in values if value.low != value.high})
-    parts = [f"Means over {n} seeds" + (f" with {' or '.join(bars)} intervals" if bars else "")]
+    seeds = "seed" if counts == [1] else "seeds"
+    parts = [f"Means over {n} {seeds}" + (f" with {' or '.join(bars)} intervals" if bars else "")]
     parts += ["no interval where n = 1"] if counts[0] == 1 else []
     roles = {line.role for _, _, lines in shown for line in lines}
     marked = [about for name, about in ABOUT.items() if name in roles]
     parts += [f"hollow and dotted: {', '.join(marked)}"] if marked else []
-    forbidden = [note for block, _, _ in shown for note in notes(block) if note.startswith("NOT COMPARABLE")]
+    parts += ["∞: infinite for at least one seed"] if any(math.isinf(value.mean) for value in values) else []
+    forbidden = [note for block, metrics, _ in shown for note in forbidding(block, metrics)]
     return "\n".join(
         textwrap.fill(plain(part), 76, break_on_hyphens=False) for part in ["; ".join(parts) + ".", *forbidden]
     )

@@ -1,7 +1,8 @@
 r"""A comparison as LaTeX: per stream a ``tabular`` for booktabs, to be put into a table of your own.
 
 The figures are those of :mod:`continual.report.table`. The best mean of a column is bold only if its interval overlaps
-no other row's; joint training, an upper bound, does not compete, and neither do costs.
+no other row's and no note forbids the comparison; joint training, an upper bound, does not compete, and neither do
+costs.
 """
 
 import math
@@ -10,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from continual.report import text
 from continual.report.compare import Block, Row
-from continual.report.notes import notes
+from continual.report.notes import forbidding, notes
 from continual.report.sense import BETTER, COSTS, role
-from continual.report.table import PREQUENTIAL, STANDARD
+from continual.report.table import PREQUENTIAL, STANDARD, check
 from continual.statistics import Estimate
 
 ESCAPED: Mapping[str, str] = {
@@ -32,13 +33,14 @@ Cells = Sequence[tuple[Row, int, Sequence[Estimate | None]]]
 
 
 def render(blocks: Sequence[Block], baselines: Sequence[Row | None], metrics: Sequence[str] = ()) -> str:
-    """All blocks, one after another; arguments as in :func:`continual.report.table.render`, which checks them."""
+    """All blocks, one after another; arguments and errors as in :func:`continual.report.table.render`."""
+    check(blocks, metrics)
     parts = ["% UTF-8; needs \\usepackage{booktabs}"]
     for block, baseline in zip(blocks, baselines, strict=True):
         chosen = metrics or [m for m in (*PREQUENTIAL, *STANDARD) if any(row.values(m) for row in block.rows)]
         means = [(row, len(row.runs), [row.estimate(metric) for metric in chosen]) for row in block.rows]
         told = [block.label, *(f"! {note}" for note in notes(block))]
-        parts.append(_tabular(told, chosen, means, _bold(means, chosen), signed=False))
+        parts.append(_tabular(told, chosen, means, _bold(block, means, chosen), signed=False))
         if baseline is not None and len(block.rows) > 1:
             told = [f"{block.label}: difference to {baseline.label}, paired by seed"]
             parts.append(_tabular(told, chosen, _differences(block, baseline, chosen), set(), signed=True))
@@ -57,12 +59,12 @@ def _differences(block: Block, baseline: Row, metrics: Sequence[str]) -> Cells:
     return [(row, max((value.n for value in values if value), default=0), values) for row, values in found]
 
 
-def _bold(rows: Cells, metrics: Sequence[str]) -> set[tuple[int, int]]:
+def _bold(block: Block, rows: Cells, metrics: Sequence[str]) -> set[tuple[int, int]]:
     """(row, column) of the means that are best beyond their intervals."""
     found = set()
     for column, metric in enumerate(metrics):
         sign = 0 if metric in COSTS else BETTER.get(metric, 1)
-        if not sign:
+        if not sign or forbidding(block, [metric]):
             continue
         values = {i: values[column] for i, (row, _, values) in enumerate(rows) if role(row) != "bound"}
         ranges = sorted((*_range(value, sign), i) for i, value in values.items() if value is not None)
@@ -93,9 +95,8 @@ def _tabular(
         ]
         lines.append([escape(row.label), *cells, str(n)])
     comments = [*told, _bars([value for column in columns for value in column if value])]
-    comments += ["bold: the best mean, if its interval overlaps no other row's; joint training does not compete"] * (
-        not signed
-    )
+    competes = "joint training does not compete, nor does what a line with ! forbids comparing"
+    comments += [f"bold: the best mean, if its interval overlaps no other row's; {competes}"] * (not signed)
     return "\n".join(
         [
             *("% " + " ".join(comment.split()) for comment in comments),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from continual.report.compare import Block, Entry, Row
+from continual.report.sense import OVER_TIME
 
 FACTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "commits": lambda manifest: str(manifest["commit"])[:7],
@@ -14,6 +15,8 @@ FACTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "devices": lambda manifest: str(manifest["device"]),
 }
 """What runs should have in common, read from their manifests."""
+
+ANYTIME = "anytime metrics are not comparable"
 
 
 def notes(block: Block) -> list[str]:
@@ -24,11 +27,22 @@ def notes(block: Block) -> list[str]:
         *_shapes(runs),
         *_data(block.rows),
         *_probes(block.rows),
+        *_periods(block.rows),
         *(
             note
             for fact, read in FACTS.items()
             for note in _disagreement(fact, [(n, read(r.manifest)) for n, r in runs])
         ),
+    ]
+
+
+def forbidding(block: Block, metrics: Iterable[str]) -> list[str]:
+    """Those of the notes that forbid comparing the rows by one of ``metrics``."""
+    over_time = not OVER_TIME.isdisjoint(metrics)
+    return [
+        note
+        for note in notes(block)
+        if note.startswith("NOT COMPARABLE") or (over_time and note.endswith(f": {ANYTIME}"))
     ]
 
 
@@ -62,7 +76,18 @@ def _probes(rows: Sequence[Row]) -> list[str]:
     settings = {row.label: _settings(row, "probe") for row in rows}
     keys = sorted({key for own in settings.values() for key in own})
     differ = (_disagreement(key, [(label, str(own.get(key))) for label, own in settings.items()]) for key in keys)
-    return [f"{note}: anytime metrics are not comparable" for found in differ for note in found]
+    return [f"{note}: {ANYTIME}" for found in differ for note in found]
+
+
+def _periods(rows: Sequence[Row]) -> list[str]:
+    """A learner that takes in many rows at once is evaluated less often than the others, whatever was asked for."""
+    found = {row.label: row.values("evaluation_period").values() for row in rows}
+    longest = {label: max(periods) for label, periods in found.items() if periods}
+    coarse = [f"{label} ({period:.0f})" for label, period in longest.items() if period > 1.5 * min(longest.values())]
+    if not coarse:
+        return []
+    told = f"rows between evaluations: up to {min(longest.values()):.0f}, but more in {', '.join(coarse)}"
+    return [f"{told}: {ANYTIME}"]
 
 
 def _settings(row: Row, group: str) -> dict[str, str]:

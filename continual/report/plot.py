@@ -1,8 +1,8 @@
 """A comparison as one figure for a paper: a column wide, with the interval of every mean.
 
-For each stream a dot per row with its interval, best on top, and below it how accuracy on the tasks seen so far changed
-from task to task. Colour and marker of a row are the same in both, so the dots are the legend. Equal runs give
-equal bytes.
+For each stream a dot per row with its interval, the best by the first metric on top, and below it how accuracy on the
+tasks seen so far changed from task to task. Colour and marker of a row are the same in both, so the dots are the
+legend. Equal runs give equal bytes.
 """
 
 import io
@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from continual import ledger
-from continual.errors import UserError, nearest
+from continual.errors import UserError
 from continual.metrics import accuracy_matrix
 from continual.report.compare import Block, Row
 from continual.report.figure import COLOURS, GREY, MARKERS, STYLE, Line, Shown, draw
-from continual.report.sense import role
+from continual.report.sense import BETTER, colours, role
+from continual.report.table import check as check_measured
 from continual.statistics import Estimate, interval
 from continual.timeline import seen_accuracy
 
@@ -47,12 +48,14 @@ def render(blocks: Sequence[Block], suffix: str, metrics: Sequence[str] = ()) ->
         metrics: at most 3, to show instead of the standard ones and their curve.
 
     Raises:
-        UserError: nothing to show: a metric that no run has measured, too many, or no finished run.
+        UserError: nothing to show: a metric that no finished run has measured or that is infinite in every row, too
+            many, or no finished run.
     """
     from matplotlib import style
 
     _check(blocks, metrics)
-    panels = [_panel(block, metrics or _standard(block), _looks(blocks), curve=not metrics) for block in blocks]
+    looks = _looks(blocks)
+    panels = [_panel(block, metrics or _standard(block), looks, curve=not metrics) for block in blocks]
     shown = [panel for panel in panels if panel[2]]
     if not shown:
         raise UserError("there is nothing to plot: no finished run has measured an accuracy")
@@ -72,17 +75,12 @@ def _standard(block: Block) -> Sequence[str]:
 
 
 def _looks(blocks: Sequence[Block]) -> dict[str, tuple[str, str]]:
-    """{label: (colour, marker)}, the same in all blocks, in the order in which the labels were first run."""
-    first: dict[str, str] = {}
-    for row in (row for block in blocks for row in block.rows):
-        began = min(str(run.manifest["created"]) for run in (*row.runs.values(), *row.left_out))
-        first[row.label] = min(began, first.get(row.label, began))
-    labels = sorted(first, key=lambda label: first[label])
-    return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)}
+    """{label: (colour, marker)}, the same in all blocks."""
+    return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for label, i in colours(blocks).items()}
 
 
 def _panel(block: Block, metrics: Sequence[str], looks: Mapping[str, tuple[str, str]], *, curve: bool) -> Shown:
-    """The lines of one block, those with the highest mean of the first metric first."""
+    """The lines of one block, the best by the first metric first, those that have not measured it last."""
     lines = []
     for row in block.rows:
         means = {metric: value for metric in metrics if (value := row.estimate(metric)) is not None}
@@ -90,11 +88,14 @@ def _panel(block: Block, metrics: Sequence[str], looks: Mapping[str, tuple[str, 
             lines.append(Line(row.label, *looks[row.label], role(row), means, _curve(row) if curve else {}))
     if "prequential_accuracy" in metrics:
         lines += _labels_only(block)
-    return block, metrics, sorted(lines, key=lambda line: _first(line, metrics[0]), reverse=True)
+    return block, metrics, sorted(lines, key=lambda line: _place(line, metrics[0]))
 
 
-def _first(line: Line, metric: str) -> float:
-    return line.means[metric].mean if metric in line.means else float("-inf")
+def _place(line: Line, metric: str) -> tuple[bool, float]:
+    """What lines are sorted by; where neither more nor less is better, more comes first."""
+    if metric not in line.means:
+        return True, 0.0
+    return False, -(BETTER.get(metric, 1) or 1) * line.means[metric].mean
 
 
 def _labels_only(block: Block) -> list[Line]:
@@ -118,7 +119,8 @@ def _curve(row: Row) -> dict[int, Estimate]:
 def _check(blocks: Sequence[Block], metrics: Sequence[str]) -> None:
     if len(metrics) > MOST:
         raise UserError(f"--plot draws at most {MOST} metrics side by side, and --metrics names {len(metrics)}")
-    measured = {name for block in blocks for row in block.rows for run in row.runs.values() for name in run.metrics}
+    check_measured(blocks, metrics)
     for metric in metrics:
-        if metric not in measured:
-            raise UserError(f"--metrics: no finished run has measured '{metric}'{nearest(metric, measured)}")
+        means = [value.mean for block in blocks for row in block.rows if (value := row.estimate(metric))]
+        if not any(map(math.isfinite, means)):
+            raise UserError(f"--plot: '{metric}' is infinite in every row, so there is nothing to draw; leave it out")

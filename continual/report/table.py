@@ -35,9 +35,9 @@ def render(blocks: Sequence[Block], baselines: Sequence[Row | None], metrics: Se
         metrics: columns to show instead of the standard ones.
 
     Raises:
-        UserError: a metric that no run has measured.
+        UserError: a metric that no finished run has measured.
     """
-    _check(blocks, metrics)
+    check(blocks, metrics)
     return "\n\n".join(
         part
         for block, baseline in zip(blocks, baselines, strict=True)
@@ -45,11 +45,12 @@ def render(blocks: Sequence[Block], baselines: Sequence[Row | None], metrics: Se
     )
 
 
-def _check(blocks: Sequence[Block], metrics: Sequence[str]) -> None:
+def check(blocks: Sequence[Block], metrics: Sequence[str]) -> None:
+    """Raise a UserError that names the first of ``metrics`` that no finished run has measured."""
     measured = {metric for block in blocks for row in block.rows for run in row.runs.values() for metric in run.metrics}
     for metric in metrics:
         if metric not in measured:
-            raise UserError(f"--metrics: no run has measured '{metric}'{nearest(metric, measured)}")
+            raise UserError(f"--metrics: no finished run has measured '{metric}'{nearest(metric, measured)}")
 
 
 def _columns(block: Block) -> list[str]:

@@ -54,10 +54,12 @@ function control(spec, chosen, set) {
   return (spec.check ? checkbox : select)({ ...spec, value: chosen[spec.name], change });
 }
 
-/** The user's choices where they are still offered, the first of what is offered where they are not. */
+/** The user's choices where they are still offered, where they are not `first`, or the first of what is offered. */
 function settled(specs, pick) {
-  const value = ({ name, check, options }) =>
-    check ? Boolean(pick[name]) : (options.find(([key]) => key === pick[name]) ?? options[0])?.[0];
+  const value = ({ name, check, options, first }) => {
+    const offered = (wanted) => options.find(([key]) => key === wanted);
+    return check ? Boolean(pick[name]) : (offered(pick[name]) ?? offered(first) ?? options[0])?.[0];
+  };
   return { ...pick, ...Object.fromEntries(specs.map((spec) => [spec.name, value(spec)])) };
 }
 

@@ -1,6 +1,7 @@
 // Numbers as continual/report/text.py prints them.
 
 const ABSENT = "–";
+const INFINITE = "∞"; // measured, and never reached
 
 function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
@@ -36,7 +37,13 @@ function percent(value) {
 
 /** A difference of two percentages: +1.2 points. */
 function points(value) {
-  return isNumber(value) ? `${value > 0 ? "+" : ""}${(100 * value).toFixed(1)} points` : ABSENT;
+  return isNumber(value) ? `${signed(100 * value, 1)} points` : ABSENT;
+}
+
+/** With its sign, but for what is rounded to 0. */
+function signed(value, decimals) {
+  const text = value.toFixed(decimals);
+  return Number(text) === 0 ? text.replace("-", "") : `${value > 0 ? "+" : ""}${text}`;
 }
 
 function rows(value) {

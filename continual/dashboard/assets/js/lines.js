@@ -5,11 +5,12 @@ const LABEL = 13; // pixels between two names at the ends of lines
 /**
  * @param entries [{row, curve}]
  * @param options.unit how a value is written
- * @param options.marks further marks, drawn below the lines; `over`: above them; `beside`: curves among them, for the range
+ * @param options.marks further marks, drawn below the lines; `beside`: curves among them, for the range
+ * @param options.over marks above the lines, from a function that pushes values apart so that names can be read
  * @param options.whole x counts something: ticks at whole numbers only
  */
 function lineChart(title, entries, width, options) {
-  const { unit, x, y, zero, within, marks = [], over = [], beside = [], height = 300, whole } = options;
+  const { unit, x, y, zero, within, marks = [], over = () => [], beside = [], height = 300, whole } = options;
   const { tell = (value) => `${x} ${rows(value)}` } = options;
   const all = entries.map(({ row, curve }) => curvePoints(row, curve));
   const flat = all.flat().filter((point) => isNumber(point.y));
@@ -17,6 +18,7 @@ function lineChart(title, entries, width, options) {
     zero,
     within,
   });
+  const apart = (values) => spaced(values, (LABEL * (domain[1] - domain[0])) / (height - 50), domain[0]);
   const wide = width > 520 && (entries.length + 1) * LABEL < height - 50;
   const ends = all.map((own) => own.findLast((point) => isNumber(point.y))).filter(Boolean);
   const last = sentences(
@@ -51,8 +53,8 @@ function lineChart(title, entries, width, options) {
       ),
       all.map((own) => Plot.line(own, line(own[0]))),
       all.map((own) => Plot.dot(spots(own), { x: "x", y: "y", ...dotted(own[0]) })),
-      wide ? endNames(ends, domain, height) : null,
-      ...over,
+      wide ? endNames(ends, apart) : null,
+      ...over(apart),
       hover(flat, "x", "y", (point) => `${named(point.row, 40)}\n${tell(point.x)}\n${told(unit, point)}`),
     ],
   });
@@ -83,13 +85,8 @@ function spots(own) {
   return seen.filter((_, at) => at % step === first);
 }
 
-function endNames(ends, domain, height) {
-  const perPixel = (domain[1] - domain[0]) / (height - 50);
-  const places = spaced(
-    ends.map((end) => end.y),
-    LABEL * perPixel,
-    domain[0],
-  );
+function endNames(ends, apart) {
+  const places = apart(ends.map((end) => end.y));
   const right = Math.max(...ends.map((end) => end.x));
   return ends.map((end, at) =>
     Plot.text([end], {
@@ -104,14 +101,15 @@ function endNames(ends, domain, height) {
   );
 }
 
-/** Vertical lines where a task ended, and between them the name of the task in training. */
-function boundaries(row, width) {
+/** Vertical lines where a task ended in the row that got furthest, and between them the name of the task in training. */
+function boundaries(entries, width) {
+  const row = entries.map((entry) => entry.row).reduce((a, b) => (b.switches.length > a.switches.length ? b : a));
   if (!row.switches.length) return [];
   const starts = [0, ...row.switches.slice(0, -1)];
   const names = row.switches.map((end, at) => ({ x: (starts[at] + end) / 2, text: `task ${row.trained[at]}` }));
   const room = width / row.switches.length;
   return [
-    Plot.ruleX(row.switches, { stroke: "var(--axis)", strokeDasharray: "2 3", strokeOpacity: 0.8 }),
+    Plot.ruleX([0, ...row.switches], { stroke: "var(--axis)", strokeDasharray: "2 3", strokeOpacity: 0.8 }),
     room > 24
       ? Plot.text(names, {
           x: "x",

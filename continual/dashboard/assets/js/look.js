@@ -26,6 +26,16 @@ function look({ colour, provisional }) {
   };
 }
 
+/** Whether the row may be the best one: finished, and bound to what a continual learner may do. */
+function competes({ role, provisional }) {
+  return role !== "bound" && !provisional;
+}
+
+/** The row to begin with: the first finished one that a floor or bound is not. */
+function firstRow(able) {
+  return able.find((row) => !row.provisional && !row.role) ?? able.find((row) => !row.provisional) ?? able[0];
+}
+
 /** A row's name in a chart, with the word that says it is not finished. */
 function named(row, length = 18) {
   return short(row.label, length) + (row.provisional ? " (unfinished)" : "");

@@ -3,7 +3,7 @@
 function placeChart(title, entries, width, options) {
   const places = [...new Set(entries.flatMap(({ curve }) => curve.x))].sort((a, b) => a - b);
   const room = (width - 70) / (places.length || 1);
-  return room / (entries.length + 1) < 7
+  return room / (entries.length + 1) < 2
     ? lineChart(title, entries, width, { ...options, tell: (value) => `${options.place} ${value}`, whole: true })
     : dotChart(title, entries, places, width, options);
 }
@@ -11,6 +11,8 @@ function placeChart(title, entries, width, options) {
 function dotChart(title, entries, places, width, { unit, x, y, zero, within, place, height = 300 }) {
   const at = new Map(places.map((value, index) => [value, index]));
   const offset = (index) => (0.8 * (index - (entries.length - 1) / 2)) / entries.length;
+  const apart = (0.8 * (width - 70)) / places.length / entries.length; // pixels from dot to dot
+  const r = Math.min(4.5, Math.max(2, apart / 2 + 0.8));
   const all = entries.map(({ row, curve }, index) =>
     curvePoints(row, curve)
       .filter((point) => isNumber(point.y))
@@ -44,9 +46,9 @@ function dotChart(title, entries, places, width, { unit, x, y, zero, within, pla
       ),
       Plot.ruleX(
         flat.filter((p) => isNumber(p.low)),
-        { x: "x", y1: "low", y2: "high", stroke: "colour", strokeWidth: 1.6, clip: "frame" },
+        { x: "x", y1: "low", y2: "high", stroke: "colour", strokeWidth: r > 3 ? 1.6 : 1.1, clip: "frame" },
       ),
-      all.map((own) => Plot.dot(own, { x: "x", y: "y", ...dotted(own[0]), r: 4.5 })),
+      all.map((own) => Plot.dot(own, { x: "x", y: "y", ...dotted(own[0]), r })),
       hover(flat, "x", "y", (point) => `${named(point.row, 40)}\n${place} ${point.place}\n${told(unit, point)}`),
     ],
   });

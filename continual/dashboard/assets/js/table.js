@@ -1,4 +1,4 @@
-// A table that sorts by a click or by the keyboard; absent values stand last in both directions.
+// A table that sorts by a click or by the keyboard; infinite values (null) stand last in both directions, absent ones behind them.
 
 /**
  * @param columns [{key, title, left, value(item), cell(item), better}]
@@ -46,9 +46,9 @@ function tableCell(column, item, first) {
 
 function ordered(items, column, direction) {
   const keyed = items.map((item, at) => ({ item, at, value: column.value(item) }));
-  const absent = (value) => value === null || value === undefined;
+  const last = (value) => (value === undefined ? 2 : value === null ? 1 : 0);
   keyed.sort((a, b) => {
-    if (absent(a.value) || absent(b.value)) return absent(a.value) - absent(b.value) || a.at - b.at;
+    if (last(a.value) || last(b.value)) return last(a.value) - last(b.value) || a.at - b.at;
     const order = typeof a.value === "string" ? a.value.localeCompare(b.value, "en") : a.value - b.value;
     return direction * order || a.at - b.at;
   });

@@ -16,18 +16,21 @@ const classesPanel = {
   },
 };
 
+const hasClasses = (row) => Boolean(row.class_matrix?.length);
+
 const classTimePanel = {
   id: "class-time",
   title: "Accuracy per class over time",
   hint: "Mean over seeds after each end of a task.",
   size: "half",
-  has: (scenario) => scenario.rows.some((row) => row.class_matrix?.length),
+  has: (scenario) => scenario.rows.some(hasClasses),
   controls: ({ rows: shown }) => [
     {
       name: "row",
       label: "strategy",
       always: true,
-      options: shown.filter((row) => row.class_matrix?.length).map((row) => [row.label, named(row, 28)]),
+      options: shown.filter(hasClasses).map((row) => [row.label, named(row, 28)]),
+      first: firstRow(shown.filter(hasClasses))?.label,
     },
   ],
   draw({ rows: shown }, pick, width) {
@@ -39,7 +42,7 @@ const classTimePanel = {
     const last = row.class_matrix.at(-1);
     const says = `${named(row)}: accuracy on ${last.length} classes after each of ${row.class_matrix.length} tasks; at the end ${percent(average(last))} on average.`;
     const drawn = heat(says, cells, width, {
-      columns: (row.classes?.x ?? last.map((_, at) => at)).map(String),
+      columns: last.map((_, at) => String(at)),
       lines: row.class_matrix.map((_, at) => `after ${row.trained[at] ?? at}`),
       scale: ACCURACY,
       unit: percent,
@@ -49,6 +52,7 @@ const classTimePanel = {
     });
     return {
       nodes: [drawn],
+      remarks: mixedSeeds(row),
       table: () => ({
         header: ["row", "ends", "class", "accuracy"],
         lines: cells.map((cell) => [row.label, cell.y + 1, cell.x, cell.value]),
@@ -57,6 +61,12 @@ const classTimePanel = {
   },
 };
 
+function mixedSeeds(row) {
+  const n = Math.max(row.n, row.seeds.length);
+  const mixed = "where the seed decides which classes come when, it mixes seeds that had and had not yet learned the class";
+  return n > 1 ? [`Mean over ${n} seeds; ${mixed}.`] : [];
+}
+
 function classText(row, x, y, value) {
-  return `${named(row, 40)}\nclass ${row.classes?.x[x] ?? x}, after task ${row.trained[y] ?? y}\naccuracy: ${percent(value)}`;
+  return `${named(row, 40)}\nclass ${x}, after task ${row.trained[y] ?? y}\naccuracy: ${percent(value)}`;
 }

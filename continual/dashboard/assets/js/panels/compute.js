@@ -9,7 +9,7 @@ const accuracyMetric = (scenario) =>
 const computePanel = {
   id: "compute",
   title: "Accuracy against compute",
-  hint: "Area of the disc: peak memory. Dashed: rows that no other beats in both accuracy and compute (unfinished rows aside).",
+  hint: "Area of the disc: peak memory. Dashed: rows that no other beats in both accuracy and compute (upper bound and unfinished rows aside).",
   size: "half",
   has: (scenario) => {
     const name = accuracyMetric(scenario);
@@ -18,18 +18,20 @@ const computePanel = {
       scenario.rows.some((row) => row.metrics[COST]?.mean > 0 && isNumber(row.metrics[name]?.mean))
     );
   },
-  draw({ scenario, rows: shown }, pick, width) {
-    const metric = accuracyMetric(scenario);
-    const data = shown
-      .filter((row) => row.metrics[COST]?.mean > 0 && isNumber(row.metrics[metric]?.mean))
-      .map((row) => costPoint(row, metric));
+  draw(scope, pick, width) {
+    const metric = accuracyMetric(scope.scenario);
+    const able = scope.rows.filter((row) => row.metrics[COST]?.mean > 0 && isNumber(row.metrics[metric]?.mean));
+    const { own, remarks } = byMetrics(scope, able, [COST, metric]);
+    const data = own.map((row) => costPoint(row, metric));
     const header = ["row", COST, metric, "low", "high", "peak_bytes", "on the front"];
-    const front = paretoFront(data);
+    const barred = forbidden(scope.scenario);
+    const front = barred ? [] : paretoFront(data);
+    if (barred) remarks.push("No dashed line: these rows are not comparable.");
     const table = () => ({
       header,
       lines: data.map((d) => [d.row.label, d.x, d.y, d.low, d.high, d.bytes, front.includes(d)]),
     });
-    return { nodes: data.length ? [drawCost(this.title, data, front, width)] : [], table };
+    return { nodes: data.length ? [drawCost(this.title, data, front, width)] : [], table, remarks };
   },
 };
 
@@ -52,14 +54,14 @@ function costPoint(row, metric) {
 
 /** From the cheapest on, every row that is better than all cheaper ones. */
 function paretoFront(data) {
-  const finished = data.filter(({ row }) => !row.provisional).sort((a, b) => a.x - b.x || b.y - a.y);
+  const rivals = data.filter(({ row }) => competes(row)).sort((a, b) => a.x - b.x || b.y - a.y);
   let best = -Infinity;
-  return finished.filter(({ y }) => y > best && ((best = y), true));
+  return rivals.filter(({ y }) => y > best && ((best = y), true));
 }
 
 function drawCost(title, data, front, width) {
   const height = 330;
-  const costs = data.map(({ x }) => x);
+  const costs = data.flatMap((d) => [d.x, d.x1, d.x2]).filter((cost) => cost > 0);
   const x = { type: "log", domain: [Math.min(...costs) / 1.6, Math.max(...costs) * 1.6] };
   const [low, high] = extent(data);
   const y = { domain: [low - (high - low) / 20, high + (high - low) / 20] }; // room for half a disc
@@ -98,6 +100,10 @@ function drawCost(title, data, front, width) {
       Plot.ruleX(
         data.filter((d) => isNumber(d.low)),
         { x: "x", y1: "low", y2: "high", stroke: "colour" },
+      ),
+      Plot.ruleY(
+        data.filter((d) => isNumber(d.x1) && d.x1 < d.x2),
+        { y: "y", x1: (d) => Math.max(d.x1, x.domain[0]), x2: "x2", stroke: "colour" },
       ),
       data.map((d) => Plot.dot([d], { x: "x", y: "y", ...dotted(d), r: 4.5 })),
       labels.map((label) =>

@@ -7,7 +7,7 @@ const entriesOf = (shown, name) => shown.filter((row) => hasCurve(row, name)).ma
 const forgettingPanel = {
   id: "forgetting",
   title: "Forgetting per task",
-  hint: "Best accuracy ever reached on the task minus its accuracy at the end; bars or bands: 95% interval over seeds.",
+  hint: "Best accuracy at an end of a task before the last, minus the accuracy at the last end; bars or bands: 95% interval over seeds.",
   size: "half",
   has: withCurve("forgetting"),
   draw({ rows: shown }, pick, width) {

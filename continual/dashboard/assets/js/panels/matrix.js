@@ -8,20 +8,21 @@ const matrixPanel = {
   hint: "Left of the white line: tasks that had been trained by then. Lines: before training, then after the end of each task; columns in the order of training.",
   size: "half tall",
   has: (scenario) => scenario.rows.some(hasMatrix),
-  controls({ rows: shown }, pick) {
+  controls({ scenario, rows: shown }, pick) {
     const able = shown.filter(hasMatrix);
     const names = able.map((row) => [row.label, named(row, 28)]);
-    const row = able.find(({ label }) => label === pick.row) ?? able[0];
-    const others = names.filter(([label]) => label !== row?.label);
+    const row = able.find(({ label }) => label === pick.row) ?? firstRow(able);
+    const others = forbidden(scenario) ? [] : names.filter(([label]) => label !== row?.label);
+    const base = firstRow(able.filter((other) => other !== row));
     const modes = [
       ["accuracy", "accuracy"],
       ["change", "change caused by each task"],
       ["minus", "minus a baseline"],
     ];
     return [
-      { name: "row", label: "strategy", always: true, options: names },
+      { name: "row", label: "strategy", always: true, options: names, first: row?.label },
       { name: "show", label: "show", options: others.length ? modes : modes.slice(0, 2) },
-      { name: "base", label: "baseline", always: true, options: pick.show === "minus" ? others : [] },
+      { name: "base", label: "baseline", always: true, options: pick.show === "minus" ? others : [], first: base?.label },
       {
         name: "seed",
         label: "seeds",
@@ -110,7 +111,7 @@ function drawMatrix(row, base, show, seeds, order, cells, width) {
     unit,
     tallest: 560,
     x: "measured on task",
-    label: ({ value }) => `${differs && value > 0 ? "+" : ""}${(100 * value).toFixed(0)}`,
+    label: ({ value }) => (differs ? signed(100 * value, 0) : (100 * value).toFixed(0)),
   });
 }
 
@@ -121,10 +122,14 @@ function matrixText(row, { i, j, value, low, high, n, trained }, what, unit) {
 }
 
 function matrixRemarks(row, base, show, seeds) {
-  if (show === "change")
-    return ["The scale suits the tasks that were not in training; the gain of the one that was may lie beyond."];
-  if (base) return [`Paired over ${seeds.length === 1 ? "seed" : "seeds"} ${seeds.join(", ")}.`];
-  return row.seeds.length === 1 ? ["One seed."] : [];
+  const has = row.seeds.length;
+  const few = row.n > has ? `${has} of ${row.n} seeds: the others trained in another order.` : has === 1 && "One seed.";
+  const more = {
+    accuracy: null,
+    change: "The scale suits the tasks that were not in training; the gain of the one that was may lie beyond.",
+    minus: `Paired over ${seeds.length === 1 ? "seed" : "seeds"} ${seeds.join(", ")}.`,
+  }[show];
+  return [few, more].filter(Boolean);
 }
 
 function matrixTable(row, cells) {

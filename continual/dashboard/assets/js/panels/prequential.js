@@ -16,14 +16,10 @@ const prequentialPanel = {
     const references = REFERENCES.flatMap(([name, title, dash]) => distinct(entries, name, title, dash));
     const table = () => curveTable([...entries, ...references.map(referenceEntry)], "rows seen");
     if (!entries.length) return { nodes: [], table, remarks };
-    const marks = [...boundaries(entries[0].row, width), ...references.map(referenceLine)];
+    const marks = [...boundaries(entries, width), ...references.map(referenceLine)];
+    const over = (apart) => referenceNames(references, apart);
     const beside = references.map(({ curve }) => curve);
-    const drawn = lineChart(this.title, entries, width, {
-      ...accuracyAxis,
-      marks,
-      beside,
-      over: references.map(referenceName),
-    });
+    const drawn = lineChart(this.title, entries, width, { ...accuracyAxis, marks, beside, over });
     return { nodes: [drawn], table, remarks };
   },
 };
@@ -42,20 +38,28 @@ function referenceEntry({ title, curve }) {
   return { row: { label: title, colour: 0 }, curve };
 }
 
+/** A line; one window is a dot. */
 function referenceLine({ curve, dash }) {
-  return Plot.line(curve.x, {
-    x: curve.x,
-    y: curve.mean,
-    stroke: "var(--soft)",
-    strokeWidth: 1.5,
-    strokeDasharray: dash,
-  });
+  const place = { x: curve.x, y: curve.mean };
+  return curve.mean.filter(isNumber).length === 1
+    ? Plot.dot(curve.x, { ...place, fill: "var(--soft)", r: 3 })
+    : Plot.line(curve.x, { ...place, stroke: "var(--soft)", strokeWidth: 1.5, strokeDasharray: dash });
 }
 
-function referenceName({ title, curve }) {
-  const last = curve.mean.findLastIndex(isNumber);
-  const at = { x: [curve.x[last]], y: [curve.mean[last]] };
-  return last < 0
-    ? null
-    : Plot.text([title], { ...at, fill: "var(--soft)", textAnchor: "end", dy: -8, dx: -6, ...HALO });
+function referenceNames(references, apart) {
+  const ends = references
+    .map(({ title, curve }) => ({ title, curve, last: curve.mean.findLastIndex(isNumber) }))
+    .filter(({ last }) => last >= 0);
+  const places = apart(ends.map(({ curve, last }) => curve.mean[last]));
+  return ends.map(({ title, curve, last }, at) =>
+    Plot.text([title], {
+      x: [curve.x[last]],
+      y: [places[at]],
+      fill: "var(--soft)",
+      textAnchor: "end",
+      dy: -8,
+      dx: -6,
+      ...HALO,
+    }),
+  );
 }

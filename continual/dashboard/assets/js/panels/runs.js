@@ -88,9 +88,9 @@ function runProgress(run) {
   );
 }
 
-/** A link, if it is one to follow safely. */
+/** A link, if it is one to follow safely; servers of one's own may lack a certificate. */
 function wandbLink(run) {
-  if (typeof run.wandb !== "string" || !run.wandb.startsWith("https://")) return null;
+  if (typeof run.wandb !== "string" || !/^https?:\/\//.test(run.wandb)) return null;
   return h("a", { href: run.wandb, target: "_blank", rel: "noopener noreferrer" }, "open");
 }
 

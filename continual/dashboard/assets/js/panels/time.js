@@ -1,15 +1,24 @@
 // Curves over the rows seen. Rows that were evaluated at other moments or on other rows are not drawn beside each other.
 
+/** Of these rows those on the schedule in force, and a remark that names the others. */
+function bySchedule({ scenario, schedule }, all, what = "Not drawn") {
+  const others = all.filter((row) => row.schedule !== schedule);
+  const told = others.map((row) => `${named(row)} (${scenario.schedules[row.schedule]})`);
+  const remark = `${what}, as evaluated otherwise (here: ${scenario.schedules[schedule]}): ${told.join("; ")}.`;
+  return { own: all.filter((row) => row.schedule === schedule), remarks: others.length ? [remark] : [] };
+}
+
+/** Of these rows those whose `names`, metrics drawn in one chart, may stand beside each other; a remark on the others. */
+function byMetrics(scope, all, names) {
+  const timed = scope.scenario.metrics.some(({ name, over_time: timed }) => timed && names.includes(name));
+  return timed ? bySchedule(scope, all) : { own: all, remarks: [] };
+}
+
 /** Entries on the schedule in force, and a remark that names the others. */
-function onSchedule({ scenario, rows: shown, schedule }, name) {
-  const all = entriesOf(shown, name);
-  const entries = all.filter(({ row }) => row.schedule === schedule);
-  const others = all.filter(({ row }) => row.schedule !== schedule);
-  const told = others.map(({ row }) => `${named(row)} (${scenario.schedules[row.schedule]})`);
-  const remarks = others.length
-    ? [`Not drawn, as evaluated otherwise (here: ${scenario.schedules[schedule]}): ${told.join("; ")}.`]
-    : [];
-  return { entries, remarks };
+function onSchedule(scope, name) {
+  const able = scope.rows.filter((row) => hasCurve(row, name));
+  const { own, remarks } = bySchedule(scope, able);
+  return { entries: entriesOf(own, name), remarks };
 }
 
 function timePanel({ id, title, hint, curve = id, size = "full", options }) {
@@ -23,7 +32,7 @@ function timePanel({ id, title, hint, curve = id, size = "full", options }) {
       const { entries, remarks } = onSchedule(scope, curve);
       const table = () => curveTable(entries, options.column ?? "rows seen");
       if (!entries.length) return { nodes: [], table, remarks };
-      const marks = options.bounded ? boundaries(entries[0].row, width) : [];
+      const marks = options.bounded ? boundaries(entries, width) : [];
       return { nodes: [lineChart(title, entries, width, { ...options, marks })], table, remarks };
     },
   };

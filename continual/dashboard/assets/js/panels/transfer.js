@@ -12,11 +12,16 @@ const transferPanel = {
   hint: "Backward: change on a task from its own end to the very end. Forward: accuracy on a task just before it is trained, minus that before any training.",
   size: "half",
   has: (scenario) => scenario.rows.some((row) => TRANSFERS.some(([name]) => measured(row, name))),
-  draw({ rows: shown }, pick, width) {
+  draw(scope, pick, width) {
+    const able = scope.rows.filter((row) => TRANSFERS.some(([name]) => measured(row, name)));
+    const { own: shown, remarks } = byMetrics(
+      scope,
+      able,
+      TRANSFERS.map(([name]) => name),
+    );
     const kinds = TRANSFERS.filter(([name]) => shown.some((row) => measured(row, name)));
     const each = width > 460 ? (width - 12) / kinds.length : width;
-    const own = shown.filter((row) => kinds.some(([name]) => measured(row, name)));
-    const nodes = kinds.map(([name, title]) => drawTransfer(title, own, name, each));
+    const nodes = kinds.map(([name, title]) => drawTransfer(title, shown, name, each));
     const lines = () =>
       kinds.flatMap(([name]) =>
         shown.filter((row) => measured(row, name)).map((row) => [row.label, name, row.metrics[name]]),
@@ -25,7 +30,7 @@ const transferPanel = {
       header: ["row", "metric", "mean", "low", "high", "n"],
       lines: lines().map(([label, name, e]) => [label, name, e.mean, e.low, e.high, e.n]),
     });
-    return { nodes: nodes.length ? [h("div", { class: "beside" }, ...nodes)] : [], table };
+    return { nodes: nodes.length ? [h("div", { class: "beside" }, ...nodes)] : [], table, remarks };
   },
 };
 
@@ -39,7 +44,7 @@ function drawTransfer(title, own, name, width) {
   const left = 14 + 6.8 * Math.min(16, Math.max(...names.map((text) => [...text].length - 2)));
   return chart(`${title}: ${sentences(data, ({ y }) => points(y))}`, {
     width,
-    height: 62 + 23 * own.length,
+    height: Math.max(330, 62 + 23 * own.length), // as high as its neighbour
     marginLeft: left,
     marginRight: 16,
     marginBottom: 38,
