@@ -15,6 +15,7 @@ from matplotlib import style
 from continual.errors import UserError
 from continual.report import figure, plot, table
 from continual.report.compare import compare
+from continual.report.sense import colours
 from continual.types import Record
 
 Make = Callable[..., Path]
@@ -142,9 +143,15 @@ def test_streams_are_stacked_and_a_row_looks_the_same_in_each(make: Make, drawn:
     ]
     assert looks[0]["er"] == looks[1]["er"] != looks[0]["none"]
     assert looks[0]["none"] == looks[1]["none"]
-    colours = [looks[1][name][0] for name in ("none", "er", "ewc")]
-    assert colours == list(figure.COLOURS[:3])  # in the order in which they were first run, as in the dashboard
+    shown = [looks[1][name][0] for name in ("none", "er", "ewc")]
+    assert shown == list(figure.COLOURS[:3])  # in the order in which they were first run, as in the dashboard
     assert panels[0].get_position().y0 > panels[3].get_position().y1
+
+
+def test_colours_are_numbered_in_the_order_in_which_labels_were_first_run(make: Make, tmp_path: Path) -> None:
+    for name, scenario in (("none", "one"), ("er", "two"), ("ewc", "one"), ("none", "two")):
+        make(name, scenario=scenario)
+    assert colours(compare([tmp_path])) == {"none": 0, "er": 1, "ewc": 2}
 
 
 def test_fifty_rows_differ_in_colour_or_marker(make: Make, drawn: Callable[..., Any]) -> None:
@@ -210,20 +217,20 @@ def test_what_forbids_anytime_metrics_is_told_where_one_is_drawn(make: Make, dra
 
 
 def test_an_infinite_mean_stands_at_the_edge(make: Make, drawn: Callable[..., Any], tmp_path: Path) -> None:
-    make("never", 0, extra=final("samples_to_threshold", float("inf")))
-    make("never", 1, extra=final("samples_to_threshold", 15.0))
+    make("never", 0, first=0.7)  # the first task ends below the threshold, 0.8
+    make("never", 1)
     with pytest.raises(UserError, match="'samples_to_threshold' is infinite in every row"):
         plot.render(compare([tmp_path]), ".svg", ["samples_to_threshold"])
-    make("er", extra=final("samples_to_threshold", 10.0))
-    make("none", scenario="other", extra=final("samples_to_threshold", float("-inf")))
+    make("er")
+    make("none", first=0.7, scenario="other")
     shown = drawn(metrics=("samples_to_threshold",))
     panel, other = shown.axes
     assert words(panel) == ["er (n = 1)", "never (n = 2)"]
     assert dots(panel) == {0: (10, [])}
-    assert [(t.get_text(), t.get_position(), t.get_ha()) for t in panel.texts] == [("∞", (1, 1), "right")]
-    assert [(t.get_text(), t.get_position(), t.get_ha()) for t in other.texts] == [("−∞", (0, 0), "left")]
+    for axes, y in ((panel, 1), (other, 0)):
+        assert [(t.get_text(), t.get_position(), t.get_ha()) for t in axes.texts] == [("∞", (1, y), "right")]
     assert list(other.get_xticks()) == []  # no scale
-    assert "∞: infinite for at least one seed" in shown.get_supxlabel()
+    assert "∞: infinite for at least one seed" in " ".join(shown.get_supxlabel().split())
 
 
 def test_labels_of_several_lines_do_not_touch(make: Make, drawn: Callable[..., Any]) -> None:
@@ -236,6 +243,7 @@ def test_labels_of_several_lines_do_not_touch(make: Make, drawn: Callable[..., A
         shown.draw_without_rendering()
         boxes = [label.get_window_extent() for label in shown.axes[0].get_yticklabels()]
         title = shown.axes[0].title.get_window_extent()
+        frame = shown.axes[0].get_window_extent().height / shown.dpi
     assert {word.count("\n") for word in words(shown.axes[0])} >= {0, 2}
     for upper, lower in pairwise(boxes):
         assert upper.y0 > lower.y1
@@ -243,6 +251,8 @@ def test_labels_of_several_lines_do_not_touch(make: Make, drawn: Callable[..., A
     assert places == [container.lines[0].get_ydata()[0] for container in shown.axes[0].containers]
     assert shown.axes[0].get_ylim()[0] > places[-1] > places[0] > shown.axes[0].get_ylim()[1]
     assert title.y0 > boxes[0].y1
+    rows = sum(1 + figure.FURTHER * word.count("\n") for word in words(shown.axes[0]))
+    assert frame == pytest.approx(rows * figure.ROW, rel=0.03)  # what is around it took none of its height
 
 
 # ---------------------------------------------------------------- the file

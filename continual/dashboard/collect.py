@@ -19,7 +19,7 @@ from continual.errors import UserError
 from continual.report import text
 from continual.report.compare import Block, Entry, Row, arrange
 from continual.report.notes import notes
-from continual.report.sense import BETTER, COSTS, OVER_TIME, role
+from continual.report.sense import BETTER, COSTS, OVER_TIME, colours, role
 from continual.report.table import PREQUENTIAL, STANDARD
 
 FORMAT = 1
@@ -44,12 +44,12 @@ def collect(paths: Iterable[str | Path], cache: Cache | None = None, *, strict: 
     cache = cache or Cache()
     runs, unread = _read(list(map(Path, paths)), cache, strict)
     blocks = arrange(run.entry for run in runs)
-    by_path, colours = {run.entry.path: run for run in runs}, _colours(blocks)
+    by_path, numbers = {run.entry.path: run for run in runs}, colours(blocks)
     page = {
         "format": FORMAT,
         "title": ", ".join(dict.fromkeys(block.scenario for block in blocks)) or "no runs yet",
         "notes": unread,
-        "scenarios": [_scenario(block, by_path, colours, cache) for block in blocks],
+        "scenarios": [_scenario(block, by_path, numbers, cache) for block in blocks],
     }
     version = hashlib.sha256(json.dumps(page, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
     return page | {"version": version, "made": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -91,20 +91,11 @@ def _read(paths: Sequence[Path], cache: Cache, strict: bool) -> tuple[list[Run],
     return runs, unread
 
 
-def _colours(blocks: Sequence[Block]) -> dict[str, int]:
-    """Numbers of the labels in the order in which they were first run, so that new runs change no colour."""
-    first: dict[str, str] = {}
-    for row in (row for block in blocks for row in block.rows):
-        began = min(str(run.manifest["created"]) for run in _all(row))
-        first[row.label] = min(began, first.get(row.label, began))
-    return {label: number for number, label in enumerate(sorted(first, key=lambda label: first[label]))}
-
-
 def _all(row: Row) -> list[Entry]:
     return [*row.runs.values(), *row.left_out]
 
 
-def _scenario(block: Block, runs: Mapping[Path, Run], colours: Mapping[str, int], cache: Cache) -> dict[str, Any]:
+def _scenario(block: Block, runs: Mapping[Path, Run], numbers: Mapping[str, int], cache: Cache) -> dict[str, Any]:
     chosen = {row.label: _shown(row, runs) for row in block.rows}
     traces = {label: {seed: runs[entry.path].trace for seed, entry in own.items()} for label, own in chosen.items()}
     n_tasks = max((t.n_tasks for own in traces.values() for t in own.values()), default=0)
@@ -113,7 +104,7 @@ def _scenario(block: Block, runs: Mapping[Path, Run], colours: Mapping[str, int]
     rows = [
         {
             "label": row.label,
-            "colour": colours[row.label],
+            "colour": numbers[row.label],
             "role": role(row),
             "n": len(row.runs),
             "provisional": not row.runs,

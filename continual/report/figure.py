@@ -87,8 +87,8 @@ def draw(shown: Sequence[Shown]) -> "Figure":
         heights += [ROW * sum(map(_rows, own))]
         heights += [CURVES] if _has_curve(lines) else []
     titles = [textwrap.fill(plain(block.label), 50) for block, _, _ in shown]
-    around = 0.45 * len(heights) + 0.14 * len("\n".join(titles).split("\n")) + 0.1 * len(footer.split("\n"))
-    figure.set_size_inches(WIDTH, sum(heights) + around)
+    words = 0.14 * len("\n".join(titles).split("\n")) + 0.1 * len(footer.split("\n"))
+    figure.set_size_inches(WIDTH, sum(heights) + 0.45 * len(heights) + words + 0.12)
     grid = figure.add_gridspec(len(heights), COLUMNS, height_ratios=heights)
     at = iter(range(len(heights)))
     for (_, metrics, lines), own, title in zip(shown, labels, titles, strict=True):
@@ -117,7 +117,7 @@ def _dots(axes: "Axes", lines: Sequence[Line], metric: str, labels: Sequence[str
         if value is None:
             continue
         if not math.isfinite(value.mean):
-            _beyond(axes, y, value.mean, line.colour)
+            _beyond(axes, y, line.colour)
             continue
         bar = None
         if value.low is not None and value.high is not None:
@@ -137,10 +137,9 @@ def _dots(axes: "Axes", lines: Sequence[Line], metric: str, labels: Sequence[str
         axes.set_xlim(*_within(axes.get_xlim(), 0 if metric.endswith("accuracy") else -100))
 
 
-def _beyond(axes: "Axes", y: float, value: float, colour: str) -> None:
-    """An infinite mean: a sign at the edge that it lies beyond."""
-    words, at, side = ("∞", 1, "right") if value > 0 else ("−∞", 0, "left")
-    axes.text(at, y, words, color=colour, ha=side, va="center", transform=axes.get_yaxis_transform())
+def _beyond(axes: "Axes", y: float, colour: str) -> None:
+    """A sign at the right edge for an infinite mean."""
+    axes.text(1, y, "∞", color=colour, ha="right", va="center", transform=axes.get_yaxis_transform())
 
 
 def _curves(axes: "Axes", lines: Sequence[Line]) -> None:
