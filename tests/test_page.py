@@ -40,7 +40,9 @@ def curve(xs: list[int], mean: list[float | None], n: int = 2) -> dict[str, Any]
     return {"x": xs, "mean": mean, "low": moved(-0.02), "high": moved(0.02), "n": [n] * len(xs)}
 
 
-def estimate(mean: float, half: float | None, n: int) -> dict[str, Any]:
+def estimate(mean: float | None, half: float | None, n: int) -> dict[str, Any]:
+    if mean is None:
+        return {"mean": None, "low": None, "high": None, "n": n, "method": "no interval: a value is infinite"}
     if half is None:
         return {"mean": mean, "low": None, "high": None, "n": n, "method": "no interval: n = 1"}
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n, "method": "95% Student t"}
@@ -100,15 +102,21 @@ def run(label: str, seed: int, state: str = "finished", **changes: Any) -> dict[
     } | changes
 
 
+DESCRIBED = ("name", "title", "unit", "better", "standard", "over_time", "cost")
 METRICS = [
-    ("average_accuracy", "average accuracy", "%", 1, True),
-    ("forgetting", "forgetting", "%", -1, True),
-    ("backward_transfer", "backward transfer", "%", 1, True),
-    ("forward_transfer", "forward transfer", "%", 1, True),
-    ("peak_bytes", "memory", "B", -1, True),
-    ("forward_equivalents_per_row", "forwards per row", "", -1, True),
-    ("seconds", "seconds", "s", -1, False),
+    ("average_accuracy", "average accuracy", "%", 1, True, False, False),
+    ("forgetting", "forgetting", "%", -1, True, False, False),
+    ("backward_transfer", "backward transfer", "%", 1, True, False, False),
+    ("forward_transfer", "forward transfer", "%", 1, True, False, False),
+    ("peak_bytes", "memory", "B", -1, True, False, True),
+    ("forward_equivalents_per_row", "forwards per row", "", -1, True, False, True),
+    ("seconds", "seconds", "s", -1, False, False, True),
 ]
+TIMED = ("anytime_accuracy", "anytime accuracy", "%", 1, True, True, False)
+
+
+def described(metric: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(DESCRIBED, metric, strict=True))
 
 
 def scenario(label: str, rows: list[dict[str, Any]], runs: list[dict[str, Any]], notes: list[str]) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def scenario(label: str, rows: list[dict[str, Any]], runs: list[dict[str, Any]],
         "label": label,
         "n_tasks": 2,
         "notes": notes,
-        "metrics": [dict(zip(("name", "title", "unit", "better", "standard"), own, strict=True)) for own in METRICS],
+        "metrics": [described(own) for own in METRICS],
         "schedules": ["every 10 rows, all probe rows", "every 5 rows, 20 probe rows"],
         "rows": rows,
         "runs": runs,
@@ -138,6 +146,7 @@ def data() -> dict[str, Any]:
     runs = [
         *(run(label, seed) for label in ("er", "naive") for seed in (0, 1)),
         run("lwf", 0, "failed", reason="out of memory", ended=1, wandb="https://wandb.example/lwf"),
+        run("lwf", 2, "killed", ended=1, wandb="http://wandb.local:8080/lwf"),
         run("lwf", 1, "running", ended=1, wandb="javascript:alert(1)"),
     ]
     first = scenario("digits", rows, runs, ["different devices: cpu (er); cuda (naive)"])
@@ -395,6 +404,16 @@ def plain(text: str) -> str:
     return re.sub("[\u2068\u2069\u200b]", "", text).strip()
 
 
+def copied(tab: Tab, panel: str) -> list[list[str]]:
+    """What its data look like where there is no clipboard."""
+    tab.page.evaluate(
+        "() => { Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true }); }"
+    )
+    tab.panel(panel).locator("[data-copy]").click()
+    tab.panel(panel).locator("textarea").wait_for()
+    return list(csv.reader(io.StringIO(tab.panel(panel).locator("textarea").input_value())))
+
+
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
     """Opens data as a file; at the end nothing may have gone wrong, and only the file may have been asked for."""
@@ -428,7 +447,7 @@ def test_table_shows_the_numbers_marks_and_missing_intervals(data: dict[str, Any
     assert [tab.cell(name, "row").split("\n")[1:] for name in ("er", "slda", "lwf")] == [[], ["floor"], ["unfinished"]]
     assert "One seed, so no interval: slda, lwf." in plain(tab.panel("strategies").inner_text())
     best = tab.panel("strategies").locator('[data-metric="average_accuracy"] b')
-    assert best.all_inner_texts() == ["75.1"]  # not the unfinished row's 90.0
+    assert best.count() == 0  # where slda lies, one seed does not tell
     assert tab.panel("strategies").locator('[data-metric="seconds"]').count() == 0
     tab.panel("strategies").locator('[data-control="all"]').check()
     tab.ready()
@@ -457,6 +476,63 @@ def test_numbers_are_written_as_the_terminal_writes_them(data: dict[str, Any], s
 def reordered(told: str) -> str:
     """The terminal puts a unit behind the interval, the page behind the mean."""
     return re.sub(r"(±\S+) (\w+)$", r" \2\1", told)
+
+
+def test_only_a_mean_beyond_all_other_intervals_is_bold(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    rows = data["scenarios"][0]["rows"]
+    rows[2] |= row("slda", 2, estimate(0.6, 0.1, 2), role="floor")
+    rows[1]["metrics"]["forgetting"] = estimate(0.321, 0.0101, 2)  # from 31.09: er's 28.9 to 31.1 reaches it
+    rows[2]["metrics"]["forgetting"] = estimate(0.4, 0.011, 2)
+    rows.append(row("joint", 4, estimate(0.95, 0.01, 2), role="bound"))
+    bold = show(data).panel("strategies").locator("tbody b")
+    assert bold.all_inner_texts() == ["75.1"]  # 73.88 > 70; neither joint nor lwf; no cost, though er's is least
+    rows[1]["metrics"]["forgetting"] = estimate(0.321, 0.0099, 2)
+    rows[4]["metrics"]["forgetting"] = estimate(0.1, 0.011, 2)
+    rows[2]["metrics"]["average_accuracy"] = estimate(0.6, 0.15, 2)  # to 75.0
+    assert show(data).panel("strategies").locator("tbody b").all_inner_texts() == ["30.0"]
+
+
+def test_what_was_never_reached_is_infinite_and_sorts_last(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    rows = data["scenarios"][0]["rows"]
+    rows[0]["metrics"]["forward_transfer"] = estimate(None, None, 2)
+    rows[1]["metrics"]["forward_transfer"] = estimate(0.4, 0.01, 2)
+    rows.insert(0, rows.pop(2))  # the order of the data would put slda first
+    tab = show(data)
+    assert tab.panel("strategies").locator("tbody b").count() == 0
+    assert [tab.cell(name, "forward_transfer") for name in ("er", "slda")] == ["∞", "–"]
+    for name, why in (("er", "no interval: a value is infinite"), ("slda", "not measured")):
+        place = f'tr[data-row="{name}"] [data-metric="forward_transfer"] > span'
+        assert tab.panel("strategies").locator(place).get_attribute("title") == why
+    for _ in range(2):
+        tab.panel("strategies").locator('th[data-metric="forward_transfer"][scope=col] button').click()
+        tab.ready()
+        assert tab.order()[2:] == ["er", "slda"]
+
+
+def test_metrics_over_time_are_told_of_one_schedule_only(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    first = data["scenarios"][0]
+    first["metrics"].insert(1, described(TIMED))
+    for own, value in zip(first["rows"], (0.5, 0.3, 0.9, 0.6), strict=True):
+        own["metrics"]["anytime_accuracy"] = estimate(value, 0.01, 2)
+    first["metrics"][3]["over_time"] = first["metrics"][0]["over_time"] = True
+    tab = show(data)
+    timed = tab.panel("strategies").locator('td[data-metric="anytime_accuracy"]')
+    off = tab.panel("strategies").locator('tr[data-row="slda"] td[data-metric="anytime_accuracy"]')
+    assert plain(off.inner_text()) == "–"
+    assert off.locator("span").get_attribute("title") == "evaluated on another schedule"
+    assert [timed.locator(what).count() for what in ("b", ".bar")] == [1, 3]
+    assert timed.locator("b").inner_text() == "50.0"  # not slda's 90.0
+    here = "as evaluated otherwise (here: every 10 rows, all probe rows): slda (every 5 rows, 20 probe rows)."
+    remark = f"“–” under average accuracy, anytime accuracy, backward transfer, {here}"
+    assert remark in plain(tab.panel("strategies").locator(".remarks").inner_text())
+    for panel in ("compute", "transfer"):
+        assert plain(tab.panel(panel).locator(".remarks").inner_text()) == f"Not drawn, {here}"
+        assert "slda" not in tab.panel(panel).locator("svg.plot").first.get_attribute("aria-label")
+    tab.page.locator('[data-control="schedule"]').select_option("1")
+    tab.ready()
+    assert plain(off.inner_text()).startswith("90.0")
+    assert timed.locator("b, .bar").count() == 1
+    assert tab.cell("er", "anytime_accuracy") == "–"
 
 
 def test_table_sorts_by_mouse_and_keyboard_with_absent_values_last(
@@ -516,6 +592,28 @@ def test_matrix_in_every_mode(data: dict[str, Any], show: Callable[..., Tab]) ->
     assert 235 < min(red, green, blue) <= max(red, green, blue) < min(red, green, blue) + 5  # no difference: white
 
 
+def test_matrix_begins_with_a_finished_row_and_tells_of_seeds_left_out(
+    data: dict[str, Any], show: Callable[..., Tab]
+) -> None:
+    rows = data["scenarios"][0]["rows"]
+    rows[0], rows[3] = rows[3], rows[0] | {"n": 3}
+    rows[1]["matrices"][0][2][0] = 0.897  # 0.3 points less
+    tab = show(data)
+    panel = tab.panel("matrix")
+    assert panel.locator('[data-control="row"]').input_value() == "naive"
+    assert tab.panel("class-time").locator('[data-control="row"]').input_value() == "naive"
+    assert "seeds" not in panel.locator(".remarks").inner_text()
+    tab.choose("matrix", "seed", "0")
+    tab.choose("matrix", "show", "change")
+    shown = panel.locator("svg.plot g[aria-label=text] text").all_text_contents()
+    assert sorted(shown) == ["+80", "+80", "0", "0"]
+    assert tab.matrix("1,1")[0].endswith(": 0.0 points")
+    tab.choose("matrix", "row", "er")
+    assert panel.locator(".remarks p").first.inner_text() == "2 of 3 seeds: the others trained in another order."
+    tab.choose("matrix", "row", "slda")
+    assert panel.locator(".remarks p").first.inner_text() == "One seed."
+
+
 def test_staircase_follows_the_order_of_training(data: dict[str, Any], show: Callable[..., Tab]) -> None:
     data["scenarios"][0]["rows"][0]["trained"] = [1, 0]
     tab = show(data)
@@ -559,6 +657,91 @@ def test_only_rows_of_one_schedule_are_drawn_together(data: dict[str, Any], show
     tab.ready()
     drawn = plain(tab.panel("anytime").locator("svg.plot").get_attribute("aria-label"))
     assert drawn == "Anytime accuracy: 1 row. slda 70.0% at the end."
+
+
+def test_tasks_are_named_from_the_row_that_got_furthest(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    first = data["scenarios"][0]["rows"][0]
+    first |= {"trained": [0], "switches": [20], "anytime": curve([20], [0.9])}
+    tab = show(data)
+    for panel in ("anytime", "newest", "prequential"):
+        words = tab.panel(panel).locator("g[aria-label=text] text").all_text_contents()
+        assert [text for text in words if text.startswith("task")] == ["task 0", "task 1"], panel
+    data["scenarios"][0]["rows"] = [first]
+    chart = show(data).panel("anytime").locator("svg.plot")
+    axis = chart.locator('g[aria-label="y-axis tick label"]').bounding_box()
+    name = chart.get_by_text("task 0", exact=True).bounding_box()
+    assert name["x"] > axis["x"] + axis["width"]  # though the first moment is the end of the task
+
+
+def test_references_of_one_window_are_dots_with_names_apart(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    one = {"prequential": curve([40], [0.9]), "last_label": curve([40], [0.4]), "blind": curve([40], [0.401])}
+    data["scenarios"][0]["rows"] = [row("er", 0, estimate(0.5, 0.01, 2)) | one]
+    panel = show(data).panel("prequential")
+    assert panel.locator('g[aria-label=dot][fill="var(--soft)"] > *').count() == 2
+    names = [panel.locator("svg.plot").get_by_text(text).bounding_box() for text in ("last label", "labels only")]
+    assert abs(names[0]["y"] - names[1]["y"]) >= 12
+
+
+def test_front_of_compute_is_of_rows_that_compete(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    first = data["scenarios"][0]
+    first["rows"].append(row("joint", 4, estimate(0.95, 0.01, 2), role="bound"))
+    tab = show(data)
+    panel = tab.panel("compute")
+
+    def front() -> list[str]:
+        header, *lines = copied(tab, "compute")
+        return [line[0] for line in lines if line[header.index("on the front")] == "true"]
+
+    assert front() == ["er"]  # joint and lwf are better and dearer
+    ruled = panel.locator("g[aria-label=rule] line").all()
+    across = [line for line in ruled if line.get_attribute("x1") != line.get_attribute("x2")]
+    assert len(across) == 3  # er, naive, joint: the interval of the cost
+    tab.page.locator('[data-control="scenario"]').select_option("1")
+    tab.ready()
+    assert front() == []
+    assert panel.locator(".remarks").inner_text() == "No dashed line: these rows are not comparable."
+    modes = tab.panel("matrix").locator('[data-control="show"] option')
+    assert [mode.get_attribute("value") for mode in modes.all()] == ["accuracy", "change"]
+
+
+def test_no_baseline_stays_chosen_where_rows_must_not_be_compared(
+    data: dict[str, Any], show: Callable[..., Tab]
+) -> None:
+    tab = show(data)
+    tab.choose("matrix", "show", "minus")
+    assert "Paired over" in tab.panel("matrix").inner_text()
+    tab.page.locator('[data-control="scenario"]').select_option("1")
+    tab.ready()
+    assert "Paired over" not in tab.panel("matrix").inner_text()
+    assert tab.panel("matrix").locator('[data-control="base"]').count() == 0
+    assert tab.matrix("2,0")[0] == "accuracy: 50.0%"
+
+
+def test_classes_are_dots_beside_each_other_until_there_is_no_room(
+    data: dict[str, Any], show: Callable[..., Tab]
+) -> None:
+    first = data["scenarios"][0]
+    for classes, drawn in ((12, "dots"), (40, "lines")):
+        own = curve(list(range(classes)), [0.5] * classes)
+        first["rows"] = [row(f"row {k}", k, estimate(0.5, 0.01, 2)) | {"classes": own} for k in range(10)]
+        chart = show(data).panel("classes").locator("svg.plot")
+        lines = chart.locator("g[aria-label=line] path").count()
+        assert lines == (0 if drawn == "dots" else 10)
+        if drawn == "dots":
+            assert chart.locator("g[aria-label=dot] > *").count() == 120
+            across = "dots => dots.map((dot) => dot.getBoundingClientRect().x)"
+            assert len(set(chart.locator("g[aria-label=dot] > *").evaluate_all(across))) == 120
+
+
+def test_classes_over_time_tell_that_seeds_may_differ(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    first = data["scenarios"][0]["rows"][0]
+    first["classes"] = curve([0, 2], [0.5, 0.75])  # class 1 was not measured at the end
+    first["class_matrix"] = [[0.9, 0.8, 0.0], [0.5, None, 0.75]]
+    tab = show(data)
+    assert tab.panel("class-time").locator(".remarks").inner_text().startswith("Mean over 2 seeds; where the seed")
+    assert tab.tip("class-time", '[data-cell="1,2"]').split("\n")[1:] == ["class 2, after task 1", "accuracy: 75.0%"]
+    tab.choose("class-time", "row", "slda")
+    assert tab.panel("class-time").locator(".remarks").inner_text() == ""
 
 
 def test_scenario_rows_and_panels_follow_the_users_choice(data: dict[str, Any], show: Callable[..., Tab]) -> None:
@@ -607,19 +790,16 @@ def test_runs_say_how_they_stand(data: dict[str, Any], show: Callable[..., Tab])
     assert re.sub(r"\s+", " ", failed.locator('[data-metric="state"]').inner_text()) == "✗ failed : out of memory"
     assert plain(running.locator('[data-metric="state"]').inner_text()) == "▶ running"
     assert running.locator("progress").get_attribute("value") == "1"
-    assert panel.locator("progress").count() == 2
-    assert [link.get_attribute("href") for link in panel.locator("a").all()] == ["https://wandb.example/lwf"]
+    assert panel.locator("progress").count() == 3
+    links = [link.get_attribute("href") for link in panel.locator("a").all()]
+    assert links == ["https://wandb.example/lwf", "http://wandb.local:8080/lwf"]
     assert panel.locator('tr[data-run="er/0"] [data-metric="difference"]').inner_text() == "strategy=er train.epochs=2"
 
 
 def test_copied_data_are_the_values_of_the_chart(data: dict[str, Any], show: Callable[..., Tab]) -> None:
     data["scenarios"][0]["rows"][0]["label"] = 'er, "best"'
     tab = show(data)
-    tab.page.evaluate("() => { Object.defineProperty(navigator, 'clipboard', { value: undefined }); }")
-    tab.panel("damage").locator("[data-copy]").click()
-    area = tab.panel("damage").locator("textarea")
-    area.wait_for()
-    lines = list(csv.reader(io.StringIO(area.input_value())))
+    lines = copied(tab, "damage")
     assert lines[0] == ["row", "task number", "mean", "low", "high", "n"]
     assert lines[1] == ['er, "best"', "2", "-0.35", "-0.37", "-0.33", "2"]
     assert [line for line in lines if line[0] == "slda"] == [["slda", "2", "-0.35", "", "", "1"]]

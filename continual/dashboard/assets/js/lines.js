@@ -18,8 +18,10 @@ function lineChart(title, entries, width, options) {
     zero,
     within,
   });
-  const apart = (values) => spaced(values, (LABEL * (domain[1] - domain[0])) / (height - 50), domain[0]);
-  const wide = width > 520 && (entries.length + 1) * LABEL < height - 50;
+  const marginTop = marks.length ? 38 : 26;
+  const inside = height - marginTop - 40;
+  const apart = (values) => spaced(values, (LABEL * (domain[1] - domain[0])) / inside, domain[0]);
+  const wide = width > 520 && (entries.length + 1) * LABEL < inside;
   const ends = all.map((own) => own.findLast((point) => isNumber(point.y))).filter(Boolean);
   const last = sentences(
     ends.map((end) => ({ row: end.row, end })),
@@ -28,7 +30,7 @@ function lineChart(title, entries, width, options) {
   return chart(`${title}: ${last}`, {
     width,
     height,
-    marginTop: marks.length ? 38 : 26,
+    marginTop,
     marginRight: wide ? 130 : 16,
     marginBottom: 40,
     x: {

@@ -8,7 +8,7 @@ const classesPanel = {
   has: withCurve("classes"),
   draw({ rows: shown }, pick, width) {
     const entries = entriesOf(shown, "classes");
-    const options = { unit: percent, x: "class", y: "accuracy (%)", within: [0, 1], place: "class", height: 290 };
+    const options = { unit: percent, x: "class", y: "accuracy (%)", within: [0, 1], place: "class", height: 340 };
     return {
       nodes: entries.length ? [placeChart(this.title, entries, width, options)] : [],
       table: () => curveTable(entries, "class"),
@@ -63,7 +63,8 @@ const classTimePanel = {
 
 function mixedSeeds(row) {
   const n = Math.max(row.n, row.seeds.length);
-  const mixed = "where the seed decides which classes come when, it mixes seeds that had and had not yet learned the class";
+  const mixed =
+    "where the seed decides which classes come when, it mixes seeds that had and had not yet learned the class";
   return n > 1 ? [`Mean over ${n} seeds; ${mixed}.`] : [];
 }
 

@@ -22,7 +22,13 @@ const matrixPanel = {
     return [
       { name: "row", label: "strategy", always: true, options: names, first: row?.label },
       { name: "show", label: "show", options: others.length ? modes : modes.slice(0, 2) },
-      { name: "base", label: "baseline", always: true, options: pick.show === "minus" ? others : [], first: base?.label },
+      {
+        name: "base",
+        label: "baseline",
+        always: true,
+        options: pick.show === "minus" ? others : [],
+        first: base?.label,
+      },
       {
         name: "seed",
         label: "seeds",
