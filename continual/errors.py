@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class DivergedError(UserError):
+    """A loss that is nan or infinite: nothing that follows would mean anything."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the closest of ``choices``, or ``; choose from ...`` if none is close."""
     options = sorted(set(choices))

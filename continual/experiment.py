@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,8 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
         tracker = track(_run_facts(config, stream))
         afterwards.callback(_finish, tracker, directory)  # the ledger has ended then: what reads it sees a whole run
         watched = _Watched(learner, len(stream.origins), progress) if progress else learner
-        _follow(loop(stream, watched, probe), book, tracker)
-        snapshot.save(directory / SNAPSHOT, learner.state_dict())
+        (directory / SNAPSHOT).unlink(missing_ok=True)  # of the records that were put aside
+        _follow(loop(stream, watched, probe), book, tracker, partial(_keep, learner, directory))
     return Run.read(directory, ran=True)
 
 
@@ -95,7 +96,9 @@ def load(
     allow: Sequence[str] = (),
     device: str | None = None,
 ) -> Learner:
-    """The learner of a run as it was when the run ended, ready to predict or to go on learning.
+    """The learner of a run as it was at the end of its last task, ready to predict or to go on learning.
+
+    A run that failed or was interrupted gives back what it had at the end of the last task that it finished.
 
     Args:
         path: a run's directory. Its config is fenced and its weights are safetensors: no code comes with them.
@@ -104,8 +107,8 @@ def load(
         device: where to put it; None for the device it ran on.
     """
     data = ledger.read(Path(path))
-    if data.status != "finished" or not (data.path / SNAPSHOT).exists():
-        raise UserError(f"{data.path} holds no learner: the run is {data.status}; run it to its end first")
+    if data.status == "running" or not (data.path / SNAPSHOT).exists():
+        raise UserError(f"{data.path} holds no learner yet: the run is {data.status}; let it end a task first")
     config = configs.from_manifest(data.manifest, config_dir, allow, device)
     learner: Learner = configs.build_learner(config, _spec(data.manifest["spec"]))
     learner.load_state_dict(snapshot.load(data.path / SNAPSHOT))
@@ -119,13 +122,20 @@ def set_threads(threads: int | str) -> int:
     return n
 
 
-def _follow(records: Iterator[Record], book: Ledger, tracker: Tracker) -> None:
-    """Write down and show each moment's records as they come."""
+def _keep(learner: Learner, directory: Path) -> None:
+    """Store the learner as it is, in the place of what was stored before."""
+    snapshot.save(directory / SNAPSHOT, learner.state_dict())
+
+
+def _follow(records: Iterator[Record], book: Ledger, tracker: Tracker, keep: Callable[[], None]) -> None:
+    """Write down and show each moment's records as they come; store the learner at each end of a task."""
     for (_, _, at), moment in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)):
         facts = list(moment)
         book.append(facts)
         if at in ("start", "end", "final"):
             book.flush()
+        if at in ("end", "final"):
+            keep()
         tracker.log(facts)
 
 

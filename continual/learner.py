@@ -17,11 +17,14 @@ from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
 from continual.models.network import Network, draws_randomness, least_rows
+from continual.refusals import check_features, check_least, check_protocol, check_strategies
 from continual.seeding import derive
 from continual.state import nbytes
 from continual.step import step, task_loss
 from continual.strategy import Seams, Strategy, View, Weights
 from continual.types import Batch, Cost, Experience, Inspection, Output, Rows, Spec
+
+CHECK_EVERY = 100  # updates between two looks at the loss on an accelerator, where looking waits for it
 
 
 class SGDLearner:
@@ -60,20 +63,23 @@ class SGDLearner:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        _check(spec, batch_size, epochs, iterations, strategies)
+        check_protocol(spec, batch_size, epochs, iterations)
+        check_strategies(spec, strategies)
         self.spec, self.batch_size, self.epochs, self.iterations = spec, batch_size, epochs, iterations
         self.seed, self.device, self.clip, self.augment = seed, usable(device), clip, augment
         self.strategies, self.seams = dict(strategies), Seams(strategies)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "model"))
             self.network = Network(model(spec), spec).to(self.device)
+        self.noise, self.least, n_features = self._tried()
+        check_least(self.least, batch_size, spec)
+        check_features(strategies, n_features)
+        self._add_extras(n_features)
         self.optimizer = _optimizer(optimizer, [p for p in self.network.parameters() if p.requires_grad])
         self.scheduler = _scheduled(scheduler, self.optimizer) if scheduler else None
         self.head = Head(head, spec, self.device)
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
-        self.noise, self.least = self._tried()
-        _check_least(self.least, batch_size, spec)
-        self.view = self._open_view()
+        self.view = self._open_view(n_features)
         if augment:
             _try(augment, spec)
         for s in self.strategies.values():
@@ -93,7 +99,7 @@ class SGDLearner:
         ends = _consumed(len(experience.rows), [len(indices) for indices in updates])
         for indices, consumed in islice(zip(updates, ends, strict=True), self.updates, None):
             self._update(rows.take(indices))
-            self.updates += 1
+            self.updates = self.view.update = self.updates + 1
             yield consumed
         with self._guard():
             for s in self.strategies.values():
@@ -110,7 +116,7 @@ class SGDLearner:
 
     def _enter(self, experience: Experience) -> None:
         fetch = experience.rows.fetch
-        self.view.experience, self.view.task = experience.index, experience.task
+        self.view.experience, self.view.task, self.view.update = experience.index, experience.task, self.updates
         self.view.fetch = fetch if self.device.type == "cpu" else lambda ids: fetch(ids.cpu()).to(self.device)
 
     def _update(self, batch: Batch) -> None:
@@ -119,7 +125,14 @@ class SGDLearner:
         self.note(batch.y)
         with self._guard():
             step(
-                self.view, self.seams, batch, self.optimizer, mask=self.head.mask, augment=self.augment, clip=self.clip
+                self.view,
+                self.seams,
+                batch,
+                self.optimizer,
+                mask=self.head.mask,
+                augment=self.augment,
+                clip=self.clip,
+                check=self.device.type == "cpu" or self.updates % CHECK_EVERY == 0,
             )
         if self.scheduler:
             self.scheduler.step()
@@ -180,8 +193,8 @@ class SGDLearner:
             "head": self.head.state_dict(),
         }
 
-    def _tried(self) -> tuple[Tensor | None, int]:
-        """What a pass in train mode shows: the network's own noise if it draws any (dropout), and its least batch.
+    def _tried(self) -> tuple[Tensor | None, int, int | None]:
+        """What trial passes show: the network's own noise if it draws any (dropout), its least batch, its features.
 
         The noise is the global generator's state during this learner's steps.
         """
@@ -190,20 +203,34 @@ class SGDLearner:
         drew, least = draws_randomness(self.network, x), least_rows(self.network, x)
         self.network.load_state_dict(weights)  # the trial passes may have moved batch statistics
         noise = torch.Generator().manual_seed(derive(self.seed, "noise")).get_state() if drew else None
-        return noise, least
+        with self._still(), torch.no_grad():
+            features = self.network(x).features
+        return noise, least, None if features is None else features.shape[1]
+
+    def _add_extras(self, n_features: int | None) -> None:
+        """Register the networks that strategies want trained beside the model."""
+        extras = nn.ModuleDict()
+        for name, s in self.strategies.items():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(self.seed, "extra", name))
+                extra = s.extra(self.spec, n_features)
+            if extra is not None:
+                extras[name] = extra.to(self.device)
+        if extras:
+            self.network.extras = extras
 
     def _guard(self) -> AbstractContextManager[None]:
         return nullcontext() if self.noise is None else _Noise(self)
 
-    def _open_view(self) -> View:
+    def _open_view(self, n_features: int | None) -> View:
         view = View()
-        view.spec = self.spec
+        view.spec, view.n_features = self.spec, n_features
         view.params = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         frozen = {name: p for name, p in self.network.named_parameters() if not p.requires_grad}
         view.buffers = frozen | dict(self.network.named_buffers())
         view.classes = self.head.seen
         view.forward, view.answer, view.charge = self._forward, self._answer, self._charge
-        view.still = self._still
+        view.still, view.replace = self._still, self._replace
         view.loss = lambda params, batch: task_loss(view, self.seams, params, batch, self.head.mask)[0]
         alone = Seams({})
         view.plain_loss = lambda params, batch: task_loss(view, alone, params, batch, self.head.mask)[0]
@@ -224,6 +251,15 @@ class SGDLearner:
         with self._still(), torch.no_grad():
             out: Output = functional_call(self.network, dict(weights), (x,))
         return out
+
+    @torch.no_grad()
+    def _replace(self, weights: Weights, forget: Weights | None = None) -> None:
+        for name, new in weights.items():
+            self.view.params[name].copy_(new)
+        for name, mask in (forget or {}).items():
+            for kept in self.optimizer.state.get(self.view.params[name], {}).values():
+                if isinstance(kept, Tensor) and kept.shape == mask.shape:
+                    kept.masked_fill_(mask, 0)
 
     @contextmanager
     def _still(self) -> Iterator[None]:
@@ -294,32 +330,3 @@ def _try(augment: Augment, spec: Spec) -> None:
 def _to(batch: Batch, device: torch.device) -> Batch:
     extra = {name: column.to(device) for name, column in batch.extra.items()}
     return replace(batch, x=batch.x.to(device), y=batch.y.to(device), weight=batch.weight.to(device), extra=extra)
-
-
-def _check_least(least: int, batch_size: int, spec: Spec) -> None:
-    for name, rows in (("train.batch_size", batch_size), ("the stream's smallest experience", spec.smallest)):
-        if rows is not None and 0 < rows < least:
-            raise UserError(
-                f"{name} is {rows} row, and this model's batch normalisation needs at least {least} rows; "
-                f"use larger batches or arrivals, or a model without it (model=mlp, model=cnn)"
-            )
-
-
-def _check(
-    spec: Spec, batch_size: int, epochs: int, iterations: int | None, strategies: Mapping[str, Strategy]
-) -> None:
-    for name, value in (("batch_size", batch_size), ("epochs", epochs), ("iterations", iterations)):
-        if value is not None and value < 1:
-            raise UserError(f"train.{name}={value} must be at least 1")
-    if spec.boundaries and spec.smallest is not None and batch_size > spec.smallest:
-        raise UserError(
-            f"train.batch_size={batch_size} is larger than the smallest experience of {spec.smallest} rows; "
-            f"use at most train.batch_size={spec.smallest}"
-        )
-    if not spec.boundaries:
-        for name, s in strategies.items():
-            if s.needs_boundaries:
-                raise UserError(
-                    f"strategy '{name}' needs task boundaries, and this stream hides them; "
-                    f"let tasks arrive whole (scenario.arrival_rows=null) or use a strategy that does not"
-                )

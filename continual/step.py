@@ -1,12 +1,14 @@
 """One training step, written once. Everything a strategy can change passes through here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import isfinite
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from continual.errors import DivergedError
 from continual.strategy import Seams, View, Weights
 from continual.types import Batch, Output
 
@@ -24,22 +26,31 @@ def step(
     mask: Mask,
     augment: Callable[[Batch], Tensor] | None = None,
     clip: Callable[[list[Tensor]], object] | None = None,
+    check: bool = True,
 ) -> None:
     """Update the parameters once on ``arrived``, with each strategy acting at its seams.
 
-    Memories see the rows as they arrived; the network sees them augmented.
+    Memories see the rows as they arrived; the network sees them augmented. With ``check``, a loss that is not finite
+    stops it (``check_finite``) before anything is changed; reading the loss waits for an accelerator.
     """
     batch = arrived
     for s in seams.mix:
         batch = s.mix(view, batch)
     seen = replace(batch, x=augment(batch)) if augment else batch
 
-    total, out = task_loss(view, seams, view.params, seen, mask)
-    for s in seams.penalty:
-        total = total + s.penalty(view, view.params, seen, out)
+    loss, out = task_loss(view, seams, view.params, seen, mask)
+    penalties = [s.penalty(view, view.params, seen, out) for s in seams.penalty]
+    total = loss
+    for penalty in penalties:
+        total = total + penalty
+    if check:
+        check_finite(view, seams, seen, mask, penalties, total)
 
     optimizer.zero_grad()
-    total.backward()  # type: ignore[no-untyped-call]
+    if seams.needs_task_gradient:
+        _backward_apart(view, out, loss, sum(penalties))
+    else:
+        total.backward()  # type: ignore[no-untyped-call]
     view.charge(2 * len(batch))
     if seams.project:
         _project(view, seams, seen)
@@ -66,6 +77,56 @@ def task_loss(view: View, seams: Seams, params: Weights, batch: Batch, mask: Mas
     for s in seams.rows:
         rows = s.rows(view, batch, out, rows)
     return torch.dot(batch.weight, rows), out
+
+
+def check_finite(
+    view: View, seams: Seams, batch: Batch, mask: Mask, penalties: Sequence[Tensor | float], total: Tensor
+) -> None:
+    """Raise DivergedError, naming what made the loss nan or infinite, the update, and the last finite value."""
+    value = total.item()
+    if isfinite(value):
+        view.last_loss = value
+        return
+    with torch.no_grad():
+        plain = float(task_loss(view, Seams({}), view.params, batch, mask)[0])
+        acted = float(task_loss(view, seams, view.params, batch, mask)[0])
+    found = [
+        f"the penalty of strategy '{seams.names[id(s)]}' is {_number(penalty)}"
+        for s, penalty in zip(seams.penalty, penalties, strict=True)
+        if not isfinite(_number(penalty))
+    ]
+    if not isfinite(acted):
+        by = ", ".join(f"'{seams.names[id(s)]}'" for s in (*seams.rows, *seams.mask))
+        found.append(
+            f"the cross-entropy is {plain}"
+            if not isfinite(plain) or not by
+            else f"the loss as changed by strategy {by} is {acted}"
+        )
+    last = (
+        "there was no finite loss before" if view.last_loss is None else f"the last finite loss was {view.last_loss:g}"
+    )
+    raise DivergedError(
+        f"the loss is {value} at update {view.update} of experience {view.experience}: {' and '.join(found)}; {last}. "
+        "Lower optimizer.lr or the strategy's strength, or clip gradients (clip=norm)"
+    )
+
+
+def _number(value: Tensor | float) -> float:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def _backward_apart(view: View, out: Output, loss: Tensor, penalty: Tensor | float) -> None:
+    """Backward of the task loss, whose gradients are shown to strategies, and then of the penalties."""
+    apart = isinstance(penalty, Tensor) and penalty.requires_grad
+    loss.backward(retain_graph=apart)  # type: ignore[no-untyped-call]
+    view.task_gradient = {name: p.grad.clone() for name, p in view.params.items() if p.grad is not None}
+    if apart:
+        passed: list[Tensor] = []  # not empty once the penalty's gradient goes back through the network
+        handles = [tensor.register_hook(passed.append) for tensor in out if tensor is not None and tensor.requires_grad]  # type: ignore[no-untyped-call]
+        penalty.backward()  # type: ignore[union-attr]
+        for handle in handles:
+            handle.remove()
+        view.charge(2 * len(out.logits) if passed else 0)
 
 
 def _project(view: View, seams: Seams, batch: Batch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from continual.types import Batch, Experience, Output, Spec
@@ -31,6 +31,12 @@ class View:
         charge: (forward_equivalents) adds to the learner's cost what it cannot see being spent.
         lr: () -> learning rate of the first parameter group now.
         still: () -> context within which the network is in eval mode.
+        replace: (weights, forget=None) writes new values of some parameters, in no step of the optimizer; where
+            ``forget`` (bool, by name, of a parameter's shape) is True, what the optimizer keeps becomes 0.
+        n_features: width F of the network's features, None if it tells none.
+        task_gradient: gradient of this step's task loss without penalties, while ``needs_task_gradient``.
+        update: updates made before in this experience.
+        last_loss: the last finite loss, None before the first one.
     """
 
     spec: Spec
@@ -47,6 +53,11 @@ class View:
     charge: Callable[[float], None]
     lr: Callable[[], float]
     still: Callable[[], AbstractContextManager[None]]
+    replace: Callable[..., None]
+    n_features: int | None = None
+    task_gradient: Mapping[str, Tensor]
+    update: int = 0
+    last_loss: float | None = None
 
     def copy(self) -> dict[str, Tensor]:
         """A frozen copy of all weights, parameters and buffers, for a teacher: ``view.answer(copy, x)``."""
@@ -55,7 +66,9 @@ class View:
     def gradient(self, batch: Batch) -> dict[str, Tensor]:
         """Gradient of the task loss of ``batch`` without touching ``.grad``; costs a forward and a backward."""
         names, params = zip(*self.params.items(), strict=True)
-        gradients = torch.autograd.grad(self.loss(self.params, batch), params)
+        gradients = torch.autograd.grad(
+            self.loss(self.params, batch), params, materialize_grads=True, allow_unused=True
+        )
         self.charge(2 * len(batch))
         return dict(zip(names, gradients, strict=True))
 
@@ -84,6 +97,7 @@ class Strategy:
 
     The step calls them in this order (``continual.step``)::
 
+        extra(spec, n_features)                        once: a network to be trained beside the model
         start(view)                                    once, before the first row
         begin(view, experience)                        before the first step of an experience
             batch   = mix(view, batch)                 data: append replayed rows behind the arrived ones
@@ -102,6 +116,32 @@ class Strategy:
 
     needs_boundaries: ClassVar[bool] = False
     """True if ``begin`` and ``end`` make sense only at real task boundaries."""
+
+    needs_tasks: ClassVar[bool] = False
+    """True if it asks which task a row is of, in training and in prediction."""
+
+    needs_features: ClassVar[bool] = False
+    """True if it reads ``out.features``."""
+
+    replaces_loss: ClassVar[bool] = False
+    """True if ``rows`` puts another loss in the place of the one it is given: two of these cannot be stacked."""
+
+    replaces_answers: ClassVar[bool] = False
+    """True if ``predict`` puts other logits in the place of those it is given: two of these cannot be stacked."""
+
+    needs_task_gradient: bool = False
+    """True, before ``start``, if ``after_step`` reads ``view.task_gradient``; a penalty then costs a backward more."""
+
+    def clash(self, other: "Strategy") -> str | None:
+        """Why this makes no sense beside ``other``, as the end of a sentence; None if it does."""
+        for what, flag in (("the loss", "replaces_loss"), ("the answers", "replaces_answers")):
+            if getattr(self, flag) and getattr(other, flag):
+                return f"both decide {what}, and only the last one would count"
+        return None
+
+    def extra(self, spec: Spec, n_features: int | None) -> nn.Module | None:
+        """A network that is trained beside the model, by the same optimizer, e.g. a projection of its features."""
+        return None
 
     def start(self, view: View) -> None:
         """Once, before the first row: allocate, and refuse what cannot work on this stream."""
@@ -163,3 +203,5 @@ class Seams:
         self.project = acting("project")
         self.after_step = acting("after_step")
         self.predict = acting("predict")
+        self.needs_task_gradient = any(s.needs_task_gradient for s in strategies.values())
+        self.names = {id(s): name for name, s in strategies.items()}

@@ -169,7 +169,7 @@ def test_a_stopped_run_keeps_what_was_measured(cli, tmp_path, stopped, monkeypat
     assert [data.status, *tracked] == ["interrupted"] * 2
     assert len(data.records) >= 4
     assert signal.getsignal(signal.SIGTERM) is before
-    with pytest.raises(continual.UserError, match="holds no learner: the run is interrupted"):  # though one lies there
+    with pytest.raises(continual.UserError, match="holds no learner yet: the run is interrupted"):  # one lay there
         continual.load(path)
 
 

@@ -1,0 +1,59 @@
+"""What a learner by gradient steps cannot do on a stream: said before it starts."""
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from continual.errors import UserError
+from continual.strategy import Strategy
+from continual.types import Spec
+
+
+def check_protocol(spec: Spec, batch_size: int, epochs: int, iterations: int | None) -> None:
+    """Refuse counts below 1, and a batch larger than the data."""
+    for name, value in (("batch_size", batch_size), ("epochs", epochs), ("iterations", iterations)):
+        if value is not None and value < 1:
+            raise UserError(f"train.{name}={value} must be at least 1")
+    if spec.boundaries and spec.smallest is not None and batch_size > spec.smallest:
+        raise UserError(
+            f"train.batch_size={batch_size} is larger than the smallest experience of {spec.smallest} rows; "
+            f"use at most train.batch_size={spec.smallest}"
+        )
+
+
+def check_strategies(spec: Spec, strategies: Mapping[str, Strategy]) -> None:
+    """Refuse a strategy that needs what the stream does not have, and a pair that makes no sense."""
+    for name, s in strategies.items():
+        if s.needs_boundaries and not spec.boundaries:
+            raise UserError(
+                f"strategy '{name}' needs task boundaries, and this stream hides them; "
+                f"let tasks arrive whole (scenario.arrival_rows=null) or use a strategy that does not"
+            )
+        if s.needs_tasks and not spec.task_aware:
+            raise UserError(
+                f"strategy '{name}' needs task labels, and this stream hides them; use a task-incremental stream "
+                f"(scenario.kind=task, or scenario.task_aware=true) or a strategy that does not"
+            )
+    for (one, a), (other, b) in combinations(strategies.items(), 2):
+        reason = a.clash(b) or b.clash(a)
+        if reason:
+            raise UserError(f"strategies '{one}' and '{other}' do not go together: {reason}; leave one out")
+
+
+def check_features(strategies: Mapping[str, Strategy], n_features: int | None) -> None:
+    """Refuse a strategy that reads features of a model that tells none."""
+    for name, s in strategies.items():
+        if s.needs_features and n_features is None:
+            raise UserError(
+                f"strategy '{name}' reads the network's features, and this model tells none; "
+                f"use model=mlp, cnn or slim_resnet18, or return continual.types.Output(logits, features)"
+            )
+
+
+def check_least(least: int, batch_size: int, spec: Spec) -> None:
+    """Refuse batches smaller than what the model's batch normalisation needs."""
+    for name, rows in (("train.batch_size", batch_size), ("the stream's smallest experience", spec.smallest)):
+        if rows is not None and 0 < rows < least:
+            raise UserError(
+                f"{name} is {rows} row, and this model's batch normalisation needs at least {least} rows; "
+                f"use larger batches or arrivals, or a model without it (model=mlp, model=cnn)"
+            )
