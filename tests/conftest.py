@@ -11,9 +11,58 @@ import torch
 import yaml
 from hypothesis import settings
 
+from continual.types import Batch, Experience, Spec
+
 torch.set_num_threads(1)
 settings.register_profile("continual", deadline=None, derandomize=True)  # no timed and no drawn assertion
 settings.load_profile("continual")
+
+
+class Table:
+    """Rows in two tensors: the smallest ``continual.types.Rows``."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.x, self.y, self.ids = x, y, torch.arange(len(y))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: torch.Tensor) -> Batch:
+        n = len(indices)
+        dtype = self.x.dtype if self.x.is_floating_point() else torch.float32
+        weight = torch.full((n,), 1 / max(n, 1), dtype=dtype)
+        return Batch(self.x[indices], self.y[indices], weight, n, {"id": self.ids[indices]})
+
+    def fetch(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.x[ids]
+
+
+@pytest.fixture
+def table() -> type[Table]:
+    """``table(x, y)``: rows (N, *in_shape) and labels (N,) as the rows of an experience."""
+    return Table
+
+
+@pytest.fixture
+def arrival() -> Callable[..., Experience]:
+    """``arrival(index, [0.5, -1.0], [0, 1], task=None)``: an experience of one-number rows in float64."""
+
+    def make(index: int, x: list[float], y: list[int], task: int | None = None) -> Experience:
+        return Experience(index, Table(torch.tensor(x, dtype=torch.float64)[:, None], torch.tensor(y)), task)
+
+    return make
+
+
+@pytest.fixture
+def three() -> Callable[[Spec], torch.nn.Module]:
+    """f(spec) -> the three-parameter model: logits w x for a number x, w = (0.3, -0.2, 0.5), float64."""
+
+    def make(spec: Spec) -> torch.nn.Module:
+        model = torch.nn.Linear(1, 3, bias=False, dtype=torch.float64)
+        model.weight.data[:, 0] = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
+        return model
+
+    return make
 
 
 @pytest.fixture
