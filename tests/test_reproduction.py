@@ -71,7 +71,7 @@ def test_the_rule_where_nothing_is_random(script: ModuleType, value: float, expe
 
 
 def test_a_figure_of_another_model_is_shown_and_judges_nothing(script: ModuleType) -> None:
-    assert script.verdict(row(script, reference=82.2, gate=False), interval([83.0, 83.0])) == "no gate (+0.80)"
+    assert script.verdict(row(script, reference=82.2, rule="shown"), interval([83.0, 83.0])) == "no gate (+0.80)"
 
 
 def test_the_half_width_is_the_larger_side(script: ModuleType) -> None:
