@@ -60,6 +60,7 @@ def step(
 
     for s in seams.after_step:
         s.after_step(view, batch, out)
+    view.task_gradient = {}  # it has served, and counts in no bytes
 
 
 def task_loss(view: View, seams: Seams, params: Weights, batch: Batch, mask: Mask) -> tuple[Tensor, Output]:
@@ -75,7 +76,7 @@ def task_loss(view: View, seams: Seams, params: Weights, batch: Batch, mask: Mas
         logits = logits.masked_fill(~allowed, MASKED)
     rows = cross_entropy(logits, batch.y, reduction="none")  # (B,)
     for s in seams.rows:
-        rows = s.rows(view, batch, out, rows)
+        rows = s.rows(view, batch, out._replace(logits=logits), rows)
     return torch.dot(batch.weight, rows), out
 
 

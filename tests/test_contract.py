@@ -41,6 +41,9 @@ PERCEPTRON = {"_target_": "continual.models.mlp", "_partial_": True, "hidden": [
 EXCEPTIONS = {
     ("learner=joint", "memory_is_bounded"): "the upper bound keeps every row, by definition, and its bytes say so",
     ("er_ace with n_replay=0", "neutral_element"): "with nothing replayed its mask still acts, as its docstring says",
+    ("cls_er with strength=0", "neutral_element"): "what is left is replay, and the stable average's answers",
+    ("cls_er with n_replay=0", "neutral_element"): "with nothing replayed the stable average still answers",
+    ("ema_teacher with strength=0", "neutral_element"): "the teacher answers, too; answers=false switches that off",
 }
 
 

@@ -2,7 +2,9 @@
 
     L = L_task + strength * T^2 * mean_b KL( softmax(z_teacher / T) || softmax(z / T) ),  over the old classes
 
-Li & Hoiem 2016, https://arxiv.org/abs/1606.09282
+The teacher is asked about every row of the batch, replayed ones too, and all count alike. Li & Hoiem 2016,
+https://arxiv.org/abs/1606.09282; there each old task has a softmax of its own, here all old classes share one, so that
+no task labels are needed, and T^2 (Hinton et al. 2015) keeps the pull as strong at any temperature.
 """
 
 from collections.abc import Mapping
@@ -36,6 +38,9 @@ class LwF(Strategy):
         self.teacher: dict[str, Tensor] = {}
         self.old: Tensor | None = None  # (C,) bool, classes that the teacher has learned
 
+    def start(self, view: View) -> None:
+        self.device = view.classes.device
+
     def begin(self, view: View, experience: Experience) -> None:
         if bool(view.classes.any()):
             self.teacher, self.old = view.copy(), view.classes.clone()
@@ -50,7 +55,8 @@ class LwF(Strategy):
         return {"teacher": self.teacher, "old": self.old}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.teacher, self.old = dict(state["teacher"]), state["old"]
+        self.teacher = {name: w.to(self.device) for name, w in state["teacher"].items()}
+        self.old = None if state["old"] is None else state["old"].to(self.device)
 
 
 def distillation(logits: Tensor, taught: Tensor, classes: Tensor, temperature: float) -> Tensor:

@@ -1,0 +1,75 @@
+"""A teacher that follows slowly: an exponential moving average of the weights, to answer with and to learn from.
+
+    w_teacher <- average of the weights after every update (``continual.averages``)
+    L = L_task + strength * mean (z - z_teacher)^2       over all rows of the batch, replayed ones too, and all classes
+
+Mean teacher: Tarvainen & Valpola 2017, https://arxiv.org/abs/1703.01780. There the distance is between probabilities of
+two noisy views of a row; here it is between logits, as in DER and CLS-ER, and the teacher is in eval mode.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import log_softmax, mse_loss
+
+from continual.averages import Average
+from continual.errors import UserError
+from continual.step import MASKED
+from continual.strategy import Strategy, View, Weights
+from continual.types import Batch, Output
+
+
+class SlowTeacher(Strategy):
+    """Keeps the average of the network that it is trained with; subclasses say what it is asked.
+
+    Args:
+        decay: in [0, 1]; 0 is the network itself, 1 the plain mean of its weights after every update.
+        name: of the strategy, for errors.
+    """
+
+    def __init__(self, decay: float, name: str) -> None:
+        if not 0 <= decay <= 1:
+            raise UserError(f"strategy.{name}.decay={decay} must be in [0, 1]")
+        self.decay = decay
+
+    def start(self, view: View) -> None:
+        self.teacher = Average(view)
+
+    def log_probabilities(self, view: View, batch: Batch, out: Output) -> Tensor:
+        """(B, C) the teacher's, over the classes that compete in ``out``, as the seam ``rows`` gets it."""
+        taught = view.answer(self.teacher.weights, batch.x).logits
+        return log_softmax(taught.masked_fill(out.logits == MASKED, MASKED), dim=1)
+
+    def after_step(self, view: View, batch: Batch, out: Output) -> None:
+        self.teacher.follow(view, self.decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.teacher.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.teacher.load_state_dict(state)
+
+
+class EMATeacher(SlowTeacher):
+    """Answer with the slow teacher, hold the logits near its own, or both. ``decay``: see ``SlowTeacher``.
+
+    Args:
+        answers: whether predictions are the teacher's; training is the same either way.
+        strength: weight of the squared error to its logits, >= 0; 0 asks it nothing in training.
+    """
+
+    def __init__(self, decay: float = 0.99, answers: bool = True, strength: float = 0.0) -> None:
+        if strength < 0:
+            raise UserError(f"strategy.ema_teacher.strength={strength} must be at least 0")
+        super().__init__(decay, "ema_teacher")
+        self.strength = strength
+        self.replaces_answers = answers  # type: ignore[misc]  # of the class, where it is no choice
+
+    def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
+        if not self.strength:
+            return 0.0
+        return self.strength * mse_loss(out.logits, view.answer(self.teacher.weights, batch.x).logits)
+
+    def predict(self, view: View, x: Tensor, out: Output, task: int | None) -> Tensor:
+        return self.teacher.answer(view, x) if self.replaces_answers else out.logits

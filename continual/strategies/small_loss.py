@@ -1,0 +1,79 @@
+"""Small-loss selection: of each batch the rows with the largest losses, likely those with wrong labels, do not count.
+
+    rows_b <- rows_b * k_b,     k_b = 0 for the floor(R n) largest of n losses, the others take over their weight
+    R = forget_rate * min(1, updates made / n_warmup):      networks fit right labels before they fit wrong ones
+
+The arrived rows are chosen among themselves and the replayed rows among themselves, so that the rows of a new class,
+whose losses are large, do not all make room for those of old ones. A part of fewer than 1 / R rows loses none.
+
+Han et al. 2018, "Co-teaching", https://arxiv.org/abs/1804.06872: of it only the selection. There two networks choose
+for each other, which keeps each from choosing by its own mistakes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.errors import UserError
+from continual.strategy import Strategy, View
+from continual.types import Batch, Output
+
+
+class SmallLoss(Strategy):
+    """Train on the rows of small loss only. It stands behind what changes the loss of a row (``[gce,small_loss]``).
+
+    Args:
+        forget_rate: share of the rows left out, in [0, 1), the share of wrong labels if it is known; 0 switches it off.
+        n_warmup: updates until the share is reached, >= 0, counted over the whole run.
+    """
+
+    def __init__(self, forget_rate: float = 0.2, n_warmup: int = 100) -> None:
+        if not 0 <= forget_rate < 1:
+            raise UserError(f"strategy.small_loss.forget_rate={forget_rate} must be in [0, 1)")
+        if n_warmup < 0:
+            raise UserError(f"strategy.small_loss.n_warmup={n_warmup} must be at least 0")
+        self.forget_rate, self.n_warmup = forget_rate, n_warmup
+        self.updates = 0
+
+    def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
+        rate = self.forget_rate * min(1.0, self.updates / self.n_warmup if self.n_warmup else 1.0)
+        if not rate:
+            return rows
+        kept = torch.cat([smallest(rows.detach()[part], batch.weight[part], rate) for part in parts(batch)])
+        return rows * reshare(kept.to(rows.dtype).log(), batch)
+
+    def after_step(self, view: View, batch: Batch, out: Output) -> None:
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = int(state["updates"])
+
+
+def smallest(losses: Tensor, weight: Tensor, rate: float) -> Tensor:
+    """(n,) bool: all but the floor(rate n) largest ``losses`` (n,), rows of ``weight`` 0 not counted; one at least."""
+    counted = weight > 0
+    rank = losses.masked_fill(~counted, float("inf")).argsort(stable=True).argsort(stable=True)
+    n = counted.sum()
+    return counted & (rank < (n - torch.floor(rate * n + 1e-4)).clamp(min=1))  # 0.29 * 100 is a little below 29
+
+
+def reshare(log_share: Tensor, batch: Batch) -> Tensor:
+    """(B,) factors in proportion to exp(log_share) (B,) that leave each part of the batch its total weight."""
+    factors = []
+    for part in parts(batch):
+        weight = batch.weight[part]
+        log = log_share[part].masked_fill(weight <= 0, float("-inf"))
+        share = (log - log.amax().clamp(min=torch.finfo(log.dtype).min)).exp()  # the largest is 1
+        total = torch.dot(weight, share)  # 0 where no row has weight
+        factors.append(share * torch.where(total > 0, weight.sum() / total, 0.0))
+    return torch.cat(factors)
+
+
+def parts(batch: Batch) -> list[slice]:
+    """Where the arrived rows of a batch are, and where the replayed ones, if there are any."""
+    return [slice(batch.arrived), slice(batch.arrived, None)] if len(batch) > batch.arrived else [slice(None)]

@@ -1,0 +1,40 @@
+"""Teacher weighting: a row counts as much as a slow average of the network believes its label.
+
+    rows_b <- rows_b * k_b,       k_b in proportion to p_teacher(y_b | x_b)^strength, over the classes that compete
+
+The factors leave the arrived rows their total weight, and the replayed rows theirs: rows of a new class, which the
+teacher does not know, compete with each other only. It is no paper's method: the teacher is that of ``ema_teacher``
+(Tarvainen & Valpola 2017, https://arxiv.org/abs/1703.01780); losses weighed by how likely a label is to be right are
+reviewed by Song et al. 2022, https://arxiv.org/abs/2007.08199.
+"""
+
+from torch import Tensor
+
+from continual.errors import UserError
+from continual.strategies.ema_teacher import SlowTeacher
+from continual.strategies.small_loss import reshare
+from continual.strategy import View
+from continual.types import Batch, Output
+
+
+class TeacherWeight(SlowTeacher):
+    """Weigh each row by the slow teacher's probability of its label. It asks the teacher about every row.
+
+    It stands behind what changes the loss of a row (``[gce,teacher_weight]``).
+
+    Args:
+        strength: exponent of the probability, >= 0; 0 weighs all alike, which switches it off.
+        decay: of the teacher, see ``ema_teacher``.
+    """
+
+    def __init__(self, strength: float = 1.0, decay: float = 0.99) -> None:
+        if strength < 0:
+            raise UserError(f"strategy.teacher_weight.strength={strength} must be at least 0")
+        super().__init__(decay, "teacher_weight")
+        self.strength = strength
+
+    def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
+        if not self.strength:
+            return rows
+        believed = self.log_probabilities(view, batch, out).gather(1, batch.y[:, None])[:, 0]  # (B,)
+        return rows * reshare(self.strength * believed, batch)
