@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from continual.augment import CropFlip
 from continual.batches import extend, schedule
 from continual.errors import UserError
+from continual.importance import quadratic
 from continual.learner import SGDLearner
 from continual.memory import Memory, Reservoir
 from continual.seeding import derive
@@ -24,7 +25,7 @@ from continual.step import MASKED
 from continual.strategies.derpp import DERPP
 from continual.strategies.er import ER
 from continual.strategies.er_ace import ERACE, asymmetric
-from continual.strategies.ewc import EWC, empirical_fisher, quadratic
+from continual.strategies.ewc import EWC, empirical_fisher
 from continual.strategies.lwf import LwF, distillation
 from continual.strategy import Strategy, View, Weights
 from continual.types import Batch, Experience, Output, Spec
@@ -407,7 +408,7 @@ def test_ewc_by_hand(decay: float) -> None:
         list(sgd.learn(experience))
         close(weights(sgd), w)
         fisher, anchor = decay * fisher + fisher_by_hand(w, x, y), w
-        close(ewc.fisher["model.weight"][:, 0], fisher)
+        close(ewc.importance["model.weight"][:, 0], fisher)
         close(ewc.anchor["model.weight"][:, 0], anchor)
 
 
@@ -448,7 +449,7 @@ def test_the_fisher_information_beside_er_ace_is_the_same() -> None:
     ewc = EWC()
     sgd = learner({"er_ace": ERACE(MEMORY), "ewc": ewc})
     list(sgd.learn(FIRST))
-    close(ewc.fisher["model.weight"][:, 0], fisher_by_hand(weights(sgd), *all_of(FIRST)))
+    close(ewc.importance["model.weight"][:, 0], fisher_by_hand(weights(sgd), *all_of(FIRST)))
 
 
 # ---------------------------------------------------------------- learning without forgetting

@@ -1,78 +1,74 @@
-"""Online elastic weight consolidation: hold the weights that mattered for earlier experiences.
+"""Elastic weight consolidation: hold the weights that mattered for earlier experiences.
 
-    L = L_task + strength / 2 * sum_i F_i (w_i - w*_i)^2,      F <- decay * F + F_new after each experience
+    L = L_task + strength / 2 * sum_i A_i (w_i - m_i)^2,      A <- decay * A + F after each experience
 
-F_new is the empirical Fisher's diagonal, the mean over rows of the *squared per-row* gradient (not the
-square of the batch gradient, whose size depends on the batch). Kirkpatrick et al. 2017,
-https://arxiv.org/abs/1612.00796; running sum and decay: Schwarz et al. 2018, https://arxiv.org/abs/1805.06370
+F_t is the empirical Fisher's diagonal after experience t: the mean over its rows of the *squared per-row* gradient, not
+the square of a batch's gradient, whose size depends on the batch. Two anchors m:
+
+- ``online``: m = w*_t, the weights after the last experience. Schwarz et al. 2018, https://arxiv.org/abs/1805.06370
+- ``separate``: one penalty per experience, sum_t F_t (w - w*_t)^2. Kirkpatrick et al. 2017,
+  https://arxiv.org/abs/1612.00796. The sum is A w^2 - 2 B w + const with A = sum F_t and B = sum F_t w*_t, that is
+  A (w - B / A)^2 + const: held as A and m = B / A, it takes no more memory after a thousand experiences than after one.
+  The loss leaves out the constant, which moves nothing.
+
+strength 1 makes this the Laplace approximation of the loss of all that came before, each experience weighing as much as
+the current one. The published 100s and 1000s count on Fishers near 0 after training to convergence: after one pass the
+largest F_i is about 0.5, and a step on 100 * F_i at a learning rate of 0.1 is a step of five whole ways to the anchor.
+Whatever the strength, a weight's pull is cut at one whole way, 1 / lr (``continual.importance``).
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from continual.errors import UserError
-from continual.strategy import Strategy, View, Weights
-from continual.types import Batch, Experience, Output
+from continual.importance import Anchored, Tensors, copies, mean_over_rows
+from continual.strategy import View
+from continual.types import Batch, Experience
+
+MODES = ("online", "separate")
 
 
-class EWC(Strategy):
-    """Pull each weight towards its value after the last experience, by its Fisher information.
+class EWC(Anchored):
+    """Pull each weight towards its earlier values, by its Fisher information.
 
     Args:
         strength: weight of the penalty, >= 0; 0 switches it off.
-        decay: of the Fisher information per experience, in [0, 1]; 1 keeps a plain sum.
+        mode: ``online``, towards the last weights; ``separate``, towards those after each experience by its own F.
+        decay: of the Fisher information per experience, in [0, 1]; 1 keeps a plain sum, 0 only the last one.
         chunk: rows whose gradients are held at once, >= 1.
     """
 
     needs_boundaries: ClassVar[bool] = True
+    curvature: ClassVar[float] = 1.0
 
-    def __init__(self, strength: float = 100.0, decay: float = 1.0, chunk: int = 64) -> None:
-        if strength < 0:
-            raise UserError(f"strategy.ewc.strength={strength} must be at least 0")
-        if not 0 <= decay <= 1:
-            raise UserError(f"strategy.ewc.decay={decay} must be in [0, 1]")
-        if chunk < 1:
-            raise UserError(f"strategy.ewc.chunk={chunk} must be at least 1")
-        self.strength, self.decay, self.chunk = strength, decay, chunk
-        self.fisher: dict[str, Tensor] = {}
-        self.anchor: dict[str, Tensor] = {}
-
-    def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
-        if not self.fisher or not self.strength:
-            return 0.0
-        return 0.5 * self.strength * quadratic(params, self.anchor, self.fisher)
+    def __init__(self, strength: float = 1.0, mode: str = "online", decay: float = 1.0, chunk: int = 64) -> None:
+        super().__init__(strength)
+        self.require("mode", mode, mode in MODES, f"one of {', '.join(MODES)}")
+        self.require("decay", decay, 0 <= decay <= 1, "in [0, 1]")
+        self.require("chunk", chunk, chunk >= 1, "at least 1")
+        self.mode, self.decay, self.chunk = mode, decay, chunk
 
     def end(self, view: View, experience: Experience) -> None:
+        weights, old = copies(view), self.importance
         new = empirical_fisher(view, experience, self.chunk)
-        self.fisher = {name: self.decay * self.fisher[name] + f for name, f in new.items()} if self.fisher else new
-        self.anchor = {name: p.detach().clone() for name, p in view.params.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"fisher": self.fisher, "anchor": self.anchor}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.fisher, self.anchor = dict(state["fisher"]), dict(state["anchor"])
+        total = {name: f + self.decay * old[name] if name in old else f for name, f in new.items()}
+        if self.mode == "separate":
+            for name in old:
+                weights[name] = weighted_anchor(self.anchor[name], weights[name], new[name], total[name])
+        self.hold(total, weights)
 
 
-def quadratic(params: Weights, anchor: Weights, importance: Weights) -> Tensor:
-    """sum_i importance_i (params_i - anchor_i)^2, to be differentiated once."""
-    total = torch.zeros(())
-    for name, f in importance.items():
-        away = params[name] - anchor[name]
-        pull = (f * away).detach()  # half of the gradient, known already: backward need not form it again
-        part = torch.dot(pull.view(-1), away.view(-1))
-        total = total + 2 * part - part.detach()
-    return total
+def weighted_anchor(before: Tensor, now: Tensor, new: Tensor, total: Tensor) -> Tensor:
+    """B / A after ``now`` has come with the share ``new`` of the ``total`` A; ``now`` where nothing matters yet."""
+    share = torch.where(total > 0, new / total, torch.ones_like(total))
+    return torch.lerp(before, now, share)
 
 
-def empirical_fisher(view: View, experience: Experience, chunk: int) -> dict[str, Tensor]:
+def empirical_fisher(view: View, experience: Experience, chunk: int) -> Tensors:
     """Mean over the experience's rows of the squared gradient of each row's own loss."""
-    rows = experience.rows
-    total = {name: torch.zeros_like(p) for name, p in view.params.items()}
-    for indices in torch.split(torch.arange(len(rows)), chunk):
-        for name, gradient in view.row_gradients(rows.take(indices)).items():
-            total[name] += gradient.square_().sum(0)
-    return {name: t / len(rows) for name, t in total.items()}
+
+    def squares(batch: Batch) -> Tensors:
+        return {name: gradient.square_() for name, gradient in view.row_gradients(batch).items()}
+
+    return mean_over_rows(view, experience, chunk, squares)

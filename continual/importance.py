@@ -1,0 +1,100 @@
+"""What penalties that hold weights near earlier ones share: an anchor and an importance of each weight.
+
+    penalty = c / 2 * sum_i k_i (w_i - anchor_i)^2,      k_i = importance_i, but at most 1 / (c * lr)
+
+A gradient step on it moves w_i by lr * c * k_i of its way to the anchor. Beyond one whole way it overshoots, and beyond
+two it moves away for ever, whatever the rest of the loss says. So the pull of a weight is cut to one whole way, and
+no strength diverges. What is not cut is exactly the published penalty: with the default strengths and an ordinary
+learning rate that is all of it, until a sum over very many experiences grows past 1 / lr. The bound is that of plain
+gradient steps, and momentum (0.9, Nesterov too) bears it; an adaptive optimizer scales gradients itself and needs none.
+"""
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from continual.errors import UserError
+from continual.strategy import Strategy, View, Weights
+from continual.types import Batch, Experience, Output
+
+Tensors = dict[str, Tensor]
+
+
+class Anchored(Strategy):
+    """Pulls each weight towards its anchor; a subclass says when ``anchor`` and ``importance`` are taken.
+
+    Weights without an importance (those of a head that grew later) are free. With ``strength`` 0 nothing is pulled.
+    """
+
+    curvature: ClassVar[float] = 2.0
+    """c per strength: 2 where the source writes strength * sum, 1 where it writes strength / 2 * sum."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+        self.require("strength", strength, strength >= 0, "at least 0")
+        self.importance: Tensors = {}
+        self.anchor: Tensors = {}
+        self.peak = 0.0  # the largest importance: nothing needs to be cut before it reaches the bound
+
+    def require(self, name: str, value: object, holds: bool, bound: str) -> None:
+        """Refuse ``value`` for the setting ``name`` unless ``holds``, which a nan never makes true."""
+        if not holds:
+            raise UserError(f"strategy.{type(self).__module__.rpartition('.')[2]}.{name}={value} must be {bound}")
+
+    def start(self, view: View) -> None:
+        self.device = view.classes.device
+
+    def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
+        if not self.importance or not self.strength:
+            return 0.0
+        c, lr = self.curvature * self.strength, view.lr()
+        most = 1 / (c * lr) if lr > 0 else inf
+        return 0.5 * c * quadratic(params, self.anchor, self.importance, most if most < self.peak else inf)
+
+    def hold(self, importance: Tensors, anchor: Tensors) -> None:
+        """Pull by ``importance`` towards ``anchor`` from now on."""
+        self.importance, self.anchor = importance, anchor
+        self.peak = max((float(k.max()) for k in importance.values()), default=0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"importance": self.importance, "anchor": self.anchor}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.hold(self.placed(state["importance"]), self.placed(state["anchor"]))
+
+    def placed(self, stored: Weights) -> Tensors:
+        """Tensors of a snapshot, on the device of the weights."""
+        return {name: tensor.to(self.device) for name, tensor in stored.items()}
+
+
+def copies(view: View) -> Tensors:
+    """The parameters as they are now, sharing no memory with the live ones."""
+    return {name: p.detach().clone() for name, p in view.params.items()}
+
+
+def zeros(view: View) -> Tensors:
+    """A zero for each weight."""
+    return {name: torch.zeros_like(p, requires_grad=False) for name, p in view.params.items()}
+
+
+def quadratic(params: Weights, anchor: Weights, importance: Weights, most: float = inf) -> Tensor:
+    """sum_i min(importance_i, most) (params_i - anchor_i)^2, to be differentiated once."""
+    total = torch.zeros(())
+    for name, f in importance.items():
+        away = params[name] - anchor[name]
+        pull = ((f if most == inf else f.clamp(max=most)) * away).detach()  # half of the gradient, known already:
+        part = torch.dot(pull.view(-1), away.view(-1))  # backward need not form it again
+        total = total + 2 * part - part.detach()
+    return total
+
+
+def mean_over_rows(view: View, experience: Experience, chunk: int, measure: Callable[[Batch], Tensors]) -> Tensors:
+    """Mean over the experience's rows of what ``measure`` says of each, (B, *shape) by name; ``chunk`` rows at once."""
+    rows, total = experience.rows, zeros(view)
+    for indices in torch.split(torch.arange(len(rows)), chunk):
+        for name, values in measure(rows.take(indices)).items():
+            total[name] += values.sum(0)
+    return {name: t / max(len(rows), 1) for name, t in total.items()}
