@@ -1,0 +1,55 @@
+"""Memory aware synapses: hold the weights to which the network's answers are sensitive.
+
+    importance += mean over the experience's rows of | d ||f(x)||^2 / dw |,     f the logits of the classes seen so far
+    L = L_task + strength * sum_i importance_i (w_i - w_end_i)^2
+
+Labels are not used, and each row counts by itself, whatever the batch. Logits of classes that never arrived are left
+out: no one taught them. Aljundi et al. 2018, "Memory Aware Synapses: Learning what (not) to forget",
+https://arxiv.org/abs/1711.09601
+
+strength 1 is the authors' value. The importance is no curvature of the loss and has no natural size: it grows with the
+logits, and with every experience. So it is the bound that makes it work everywhere: a weight's pull is cut at 1 / lr,
+one whole way to the anchor in a step (``continual.importance``).
+"""
+
+from typing import ClassVar
+
+from torch import Tensor
+from torch.func import grad, vmap
+
+from continual.importance import Anchored, Tensors, copies, mean_over_rows
+from continual.strategy import View
+from continual.types import Batch, Experience
+
+
+class MAS(Anchored):
+    """Pull each weight towards its value after the last experience, by the sensitivity of the answers to it.
+
+    Args:
+        strength: weight of the penalty, >= 0; 0 switches it off.
+        chunk: rows whose gradients are held at once, >= 1.
+    """
+
+    needs_boundaries: ClassVar[bool] = True
+
+    def __init__(self, strength: float = 1.0, chunk: int = 64) -> None:
+        super().__init__(strength)
+        self.require("chunk", chunk, chunk >= 1, "at least 1")
+        self.chunk = chunk
+
+    def end(self, view: View, experience: Experience) -> None:
+        new = mean_over_rows(view, experience, self.chunk, lambda batch: sensitivities(view, batch))
+        self.hold({name: self.importance.get(name, 0) + s for name, s in new.items()}, copies(view))
+
+
+def sensitivities(view: View, batch: Batch) -> Tensors:
+    """|d ||f(x_b)||^2 / dw| of each row, (B, *shape) by name, in eval mode; a forward and a backward a row."""
+
+    def size(params: Tensors, x: Tensor) -> Tensor:
+        return (view.forward(params, x[None]).logits * view.classes).square().sum()
+
+    params = {name: p.detach() for name, p in view.params.items()}
+    with view.still():
+        gradients: Tensors = vmap(grad(size), in_dims=(None, 0))(params, batch.x.to(view.classes.device))
+    view.charge(3 * len(batch) - 1)  # the one traced forward has charged its row
+    return {name: gradient.abs_() for name, gradient in gradients.items()}
