@@ -59,10 +59,15 @@ class Config:
         if self.resolved["name"] is not None:
             return str(self.resolved["name"])
         learner = self.chosen["learner"].replace("/", "_")
-        if "strategy" not in _referenced(self.unresolved["learner"]):
+        if "strategy" not in self.read:
             return learner
         strategies = "+".join(self.resolved["strategy"]) or "none"
         return strategies if learner == "sgd" else f"{learner}-{strategies}"
+
+    @property
+    def read(self) -> set[str]:
+        """Groups that the learner reads, e.g. ``{"model", "optimizer", "strategy", ...}``."""
+        return _referenced(self.unresolved["learner"])
 
     @property
     def hash(self) -> str:
@@ -258,7 +263,7 @@ def _container(cfg: DictConfig, resolve: bool) -> dict[str, Any]:
 def _check_groups_are_read(config: Config, parsed: Sequence[Override]) -> None:
     """A group that was chosen, and that neither we nor the learner read, is a mistake."""
     read = set(ALWAYS_READ) | _referenced({key: config.unresolved[key] for key in ALWAYS_READ})
-    given = {_group(str(o.key_or_group)): str(o.input_line) for o in parsed}
+    given = {_group(str(o.key_or_group)): str(o.input_line) for o in parsed if o.package is None}
     for group in sorted({_group(g) for g in groups()} - {"experiment", "memory"} - read):
         empty = config.unresolved.get(group) in ({}, None)
         if not empty and (group in given or group in ("strategy", *NONE_WHEN_EMPTY)):

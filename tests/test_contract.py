@@ -44,6 +44,8 @@ EXCEPTIONS = {
     ("cls_er with strength=0", "neutral_element"): "what is left is replay, and the stable average's answers",
     ("cls_er with n_replay=0", "neutral_element"): "with nothing replayed the stable average still answers",
     ("ema_teacher with strength=0", "neutral_element"): "the teacher answers, too; answers=false switches that off",
+    ("icarl with n_replay=0", "neutral_element"): "with nothing replayed its loss and its answers are still its own",
+    ("scr with n_replay=0", "neutral_element"): "with nothing replayed its loss and its answers are still its own",
 }
 
 
@@ -74,7 +76,9 @@ SMALL: dict[str, Case] = {
         "+model.network.num_init_features=8",
     ),
     "augment=crop_flip": ("augment.crop=1",),
-    "learner=slda": ("learner.batch_size=10",),
+    **{f"learner={name}": ("learner.batch_size=10",) for name in ("slda", "ncm")},
+    "memory@strategy.er.memory=herding": ("strategy.er.remember=end",),
+    "learner=ranpac": ("learner.batch_size=10", "learner.n_features=50"),
 }
 STACKS: list[Case] = [
     ("strategy=[er,ewc]", *MOODY, *BLOBS),
@@ -82,11 +86,19 @@ STACKS: list[Case] = [
     ("strategy=[er_ace,ewc]", "train.head=seen", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.memory.store=indices", "strategy.er.memory.replacement=true", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.exclude_current=true", "train.head=current", *MOODY, *BLOBS),
+    ("strategy=er", "strategy.er.remember=end", "strategy.er.weighting=tasks", *MOODY, *BLOBS),
     ("strategy=[lwf,er]", "scenario.kind=task", "train.head=per_task", *MOODY, *BLOBS),
     ("strategy=[er,derpp]", "scenario.arrival_rows=9", "train.iterations=2", *MOODY, *BLOBS),
     ("strategy=er", "operator=[noise,delay]", "scenario.arrival_rows=9", "operator.delay.rows=12", *MOODY, *BLOBS),
     ("strategy=er", "optimizer.momentum=0.9", "scheduler=step", "scheduler.step_size=3", *MOODY, *BLOBS),
-    ("learner=slda", "learner.n_features=16", "learner.batch_size=10", *BLOBS),
+    ("learner=slda", "learner.n_features=16", "learner.batch_size=10", "learner.target=mean_variance", *BLOBS),
+    (
+        "learner=ncm",
+        "model@learner.backbone=mlp",
+        *(word.replace("model.", "learner.backbone.") for word in MOODY),
+        *BLOBS,
+    ),
+    ("learner=ranpac", "learner.ridge=1", "scenario.kind=task", "train.head=per_task", *BLOBS),
 ]
 
 
@@ -95,7 +107,11 @@ def learner_cases() -> list[Case]:
     apart = [case(name) for group, case in LEARNED.items() for name in named(group)]
     rows = zip_longest(*([f"{group}={name}" for name in named(group)] for group in TOGETHER))
     together = [("strategy=er", *(word for word in row if word), *MOODY, *BLOBS) for row in rows]
-    return [(*case, *SMALL.get(case[0], ()), *QUIET) for case in apart + together + STACKS]
+    return [(*case, *small(case), *QUIET) for case in apart + together + STACKS]
+
+
+def small(case: Case) -> Case:
+    return tuple(setting for word in case for setting in SMALL.get(word, ()))
 
 
 def named(group: str) -> list[str]:
@@ -106,7 +122,7 @@ def named(group: str) -> list[str]:
 
 def told(case: Case) -> str:
     """The id of a case: what is special about it."""
-    usual = {"train.epochs=2", *MOODY, *BLOBS, *DIGITS, *QUIET, *SMALL.get(case[0], ())}
+    usual = {"train.epochs=2", *MOODY, *BLOBS, *DIGITS, *QUIET, *small(case)}
     return ",".join(word for word in case if word not in usual)
 
 
