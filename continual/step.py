@@ -64,7 +64,7 @@ def step(
 
 
 def task_loss(view: View, seams: Seams, params: Weights, batch: Batch, mask: Mask) -> tuple[Tensor, Output]:
-    """Weighted cross-entropy over the classes that compete: sum_b weight_b * rows_b, and the output."""
+    """Weighted cross-entropy over the classes that compete: sum_b weight_b * rows_b, plus a model's own loss; output."""
     out = view.forward(params, batch.x)
     logits, allowed = out.logits, mask(batch)  # (B, C), (B, C) or None for all classes
     if seams.mask:
@@ -77,7 +77,8 @@ def task_loss(view: View, seams: Seams, params: Weights, batch: Batch, mask: Mas
     rows = cross_entropy(logits, batch.y, reduction="none")  # (B,)
     for s in seams.rows:
         rows = s.rows(view, batch, out._replace(logits=logits), rows)
-    return torch.dot(batch.weight, rows), out
+    total = torch.dot(batch.weight, rows)
+    return (total if out.loss is None else total + out.loss), out
 
 
 def check_finite(

@@ -41,10 +41,14 @@ class Batch:
 
 
 class Output(NamedTuple):
-    """What a network answers: ``logits`` (B, n_classes); ``features`` (B, F), or None if it has none."""
+    """What a network answers: ``logits`` (B, n_classes); ``features`` (B, F), or None if it has none.
+
+    ``loss`` is a scalar that a model adds to its own task loss in train mode, e.g. of a prompt's keys; None for none.
+    """
 
     logits: Tensor
     features: Tensor | None = None
+    loss: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,13 @@ class Classifier(nn.Module):
         return Output(self.head(features), features)
 
 
+class Staged(nn.Module):
+    """A model with parts of its own for each experience."""
+
+    def begin(self, experience: int) -> None:
+        """Before the first step on the ``experience``-th one, from 0: from now on train its parts."""
+
+
 class Network(nn.Module):
     """``model`` behind the stream's dtype: uint8 rows are mapped from 0..255 to ``spec.input_range``."""
 
@@ -34,6 +41,11 @@ class Network(nn.Module):
             x = x.add_(self.shift) if self.shift else x
         out = self.model(x)
         return out if isinstance(out, Output) else Output(out)
+
+    def begin(self, experience: int) -> None:
+        """Tell a model that has parts of its own for each experience, from 0, that one begins."""
+        if isinstance(self.model, Staged):
+            self.model.begin(experience)
 
 
 def draws_randomness(network: nn.Module, x: Tensor) -> bool:
