@@ -74,6 +74,26 @@ def test_a_figure_of_another_model_is_shown_and_judges_nothing(script: ModuleTyp
     assert script.verdict(row(script, reference=82.2, rule="shown"), interval([83.0, 83.0])) == "no gate (+0.80)"
 
 
+@pytest.mark.parametrize(
+    ("rule", "values", "reference", "expected"),
+    [
+        ("band", (49.5, 50.0, 50.5), 52.0, "in the band"),
+        ("band", (49.5, 50.0, 50.5), 52.01, "outside the band (-2.01)"),
+        ("band", (49.0, 50.0, 51.0), 50.0, "undecided, n = 3"),
+        # the intervals are [-2.242, 0.242] and [-1.242, 1.242]
+        ("falls", (-1.5, -1.0, -0.5), 0.25, "reproduced"),
+        ("falls", (-1.5, -1.0, -0.5), 0.24, "does not fall (-1.24)"),
+        ("holds", (-0.5, 0.0, 0.5), -1.25, "reproduced"),
+        ("holds", (-0.5, 0.0, 0.5), -1.24, "does not hold (+1.24)"),
+        ("holds", (-1.0, 0.0, 1.0), -9.0, "undecided, n = 3"),
+    ],
+)
+def test_the_rules_for_bands_and_shapes(
+    script: ModuleType, rule: str, values: tuple[float, ...], reference: float, expected: str
+) -> None:
+    assert script.verdict(row(script, rule=rule, reference=reference), interval(values)) == expected
+
+
 def test_the_half_width_is_the_larger_side(script: ModuleType) -> None:
     skewed = interval([0.0] * 19 + [10.0])  # a bootstrap, so not symmetric
     assert skewed.low is not None
@@ -88,7 +108,8 @@ def test_every_row_composes_under_the_switches_of_its_protocol(
     assert len(composed) == len(script.ROWS)
     for config in composed.values():
         assert config["scenario"]["source"].get("input_range", [0.0, 1.0]) == [0.0, 1.0]
-        assert (config["train"]["head"], config["train"]["epochs"]) == ("all", 1)
+        head = "per_task" if config["scenario"].get("kind") == "task" else "all"
+        assert (config["train"]["head"], config["train"]["epochs"]) == (head, 1)
 
 
 def test_the_command_says_what_is_run(script: ModuleType) -> None:
@@ -157,6 +178,27 @@ def test_a_row_writes_its_seeds_and_where_they_come_from(
     assert str(tmp_path) not in text
     assert str(ROOT) not in text
     assert f"r: {facts['mean']:.2f}" in capsys.readouterr().out
+
+
+def test_a_seed_that_was_kept_is_not_run_again(script: ModuleType, tmp_path: Path) -> None:
+    tiny = row(script, overrides=TINY, reference=50.0, protocol="blobs")
+    folders = {"results": tmp_path, "table": tmp_path / "page.md", "keep": tmp_path / "kept"}
+    script.run_rows([tiny], seeds=1, **folders)
+    path = tmp_path / "kept" / "r" / "0.json"
+    piece = json.loads(path.read_text())
+    path.write_text(json.dumps(piece | {"value": 12.5, "seconds": 1000.0, "commit": "a" * 40, "dirty": True}))
+    script.run_rows([tiny], seeds=2, **folders)
+    facts = json.loads((tmp_path / "r.json").read_text())
+    assert facts["values"]["0"] == 12.5
+    assert facts["values"]["1"] != 12.5
+    assert facts["seconds"] > 1000
+    assert (facts["earlier_commits"], facts["dirty"]) == (["a" * 40], True)
+    assert f"- Commit {facts['commit'][:12]} with uncommitted changes, some seeds aaaaaaaaaaaa;" in script.render(
+        [facts]
+    )
+    other = row(script, overrides=(*TINY, "optimizer.lr=0.2"), reference=50.0)
+    with pytest.raises(continual.UserError, match="of another version of row r; remove it"):
+        script.run_rows([other], seeds=1, **folders)
 
 
 def test_the_page_shows_what_the_files_hold(script: ModuleType) -> None:
