@@ -1,4 +1,4 @@
-"""Cutting rows into batches, and putting rows behind a batch."""
+"""Cutting rows into batches, putting rows behind a batch, and rows that are a part of others or lie in tensors."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +7,40 @@ import torch
 from torch import Tensor
 
 from continual.seeding import generator
-from continual.types import Batch
+from continual.types import Batch, Rows
+
+
+class TensorRows:
+    """Rows that lie in two tensors: ``x`` (N, *in_shape), ``y`` (N,); a row's id is its position."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: Tensor) -> Batch:
+        n = len(indices)
+        return Batch(self.x[indices], self.y[indices], torch.full((n,), 1 / max(n, 1)), n, {"id": indices})
+
+    def fetch(self, ids: Tensor) -> Tensor:
+        return self.x[ids]
+
+
+class Part:
+    """The rows of ``rows`` at ``positions`` (n,), in their order."""
+
+    def __init__(self, rows: Rows, positions: Tensor) -> None:
+        self.rows, self.positions = rows, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, indices: Tensor) -> Batch:
+        return self.rows.take(self.positions[indices])
+
+    def fetch(self, ids: Tensor) -> Tensor:
+        return self.rows.fetch(ids)
 
 
 def extend(batch: Batch, x: Tensor, y: Tensor, weight: float, keep: float = 1.0) -> Batch:

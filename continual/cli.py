@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "table over seeds, with intervals and paired differences",
     "dashboard": "a page of charts: a file to send, or live while runs are going on",
     "show": "metrics and accuracy matrix of one run",
+    "tune": "choose hyper-parameters on the first tasks only, with as many trials for each method",
     "sync": "upload runs that were tracked offline in wandb, and check that all arrived",
     "wandb-workspace": "put the forgetting dashboard into a wandb project",
     "list": "what a config can choose from",

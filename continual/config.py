@@ -140,11 +140,18 @@ def expand(overrides: Sequence[str], config_dir: str | Path | None = None, allow
 def _with_seed(config: Config, job: Sequence[str], folder: Path | None) -> Config:
     """``config`` with the last seed that ``job`` names: a composition costs much more than a seed."""
     seeds = [override.value() for override in parse([text for text in job if text.startswith("seed=")], folder)]
-    if not seeds or seeds[-1] == config.resolved["seed"]:
-        return config
-    cfg = OmegaConf.create({**config.unresolved, "seed": seeds[-1]})
+    return with_values(config, {"seed": seeds[-1]}) if seeds and seeds[-1] != config.resolved["seed"] else config
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """``config`` with other values at dotted keys that it has: a composition costs much more."""
+    cfg = OmegaConf.create(config.unresolved)
+    for key, value in values.items():
+        OmegaConf.update(cfg, key, value)
     own = replace(config, unresolved=_container(cfg, resolve=False), resolved=_container(cfg, resolve=True))
-    _check_plain(own, folder)
+    _check_plain(own, None)
+    if values.keys() - {"seed"}:
+        check_calls({key: own.resolved[key] for key in _built(own)}, own.allow)
     return own
 
 

@@ -54,13 +54,13 @@ def check(jobs: Sequence[Config]) -> None:
             checked.add(whole)
 
 
-def check_place(directory: Path) -> None:
-    """Raise a UserError if ``directory`` can be neither made nor written."""
+def check_place(directory: Path, setting: str = "output=...") -> None:
+    """Raise a UserError if ``directory`` can be neither made nor written; ``setting`` chooses another."""
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is not writable" if there.is_dir() else "is a file"
         raise UserError(
-            f"run directory {directory} cannot be made: {there} {why}; choose another place with output=..."
+            f"directory {directory} cannot be made: {there} {why}; choose another place with {setting}"
         )
 
 

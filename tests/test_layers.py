@@ -28,6 +28,7 @@ DOORS = {
     "tensorboard": ("continual/trackers/tensorboard.py",),
     "mlflow": ("continual/trackers/mlflow.py",),
     "timm": (),
+    "optuna": ("continual/tuning/",),
 }
 """Third-party framework: the files, or folders, that may import it. Models of torchvision and timm come by config."""
 
@@ -35,6 +36,7 @@ BUILDS_FROM_CONFIG = (
     *DOORS["hydra"],
     "continual/experiment.py",
     "continual/sweep.py",
+    "continual/tuning/",
     "continual/progress.py",
     "continual/report/show.py",
     "continual/contract/",
@@ -55,6 +57,7 @@ LAZY = (
     "pandas",
     "tensorboard",
     "mlflow",
+    "optuna",
 )
 """Imported inside the function that needs them: each costs a tenth of a second or more."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from continual import snapshot
+from continual.batches import Part
 from continual.models.network import Classifier
 from continual.types import Batch, Experience, Learner, Rows, Spec, Stream
 
@@ -40,7 +41,7 @@ class Brief:
 
     def __iter__(self) -> Iterator[Experience]:
         for experience in islice(self.stream, self._length):
-            yield replace(experience, rows=Some(experience.rows, self.rows))
+            yield replace(experience, rows=some(experience.rows, self.rows))
 
     @cached_property
     def _length(self) -> int:
@@ -62,25 +63,13 @@ class Brief:
 
     @property
     def probes(self) -> Sequence[Rows]:
-        return [Some(rows, self.rows) for rows in islice(self.stream.probes, max(self.origins) + 1)]
+        return [some(rows, self.rows) for rows in islice(self.stream.probes, max(self.origins) + 1)]
 
 
-class Some:
+def some(rows: Rows, n: int) -> Part:
     """At most ``n`` rows of ``rows``, spread evenly over them."""
-
-    def __init__(self, rows: Rows, n: int) -> None:
-        self.rows = rows
-        kept = min(n, len(rows))
-        self.positions = torch.arange(kept) * len(rows) // max(kept, 1)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def take(self, indices: Tensor) -> Batch:
-        return self.rows.take(self.positions[indices])
-
-    def fetch(self, ids: Tensor) -> Tensor:
-        return self.rows.fetch(ids)
+    kept = min(n, len(rows))
+    return Part(rows, torch.arange(kept) * len(rows) // max(kept, 1))
 
 
 class _Norm(nn.BatchNorm1d):
