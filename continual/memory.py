@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from continual.errors import UserError
+from continual.herding import herd
 from continual.seeding import generator
 from continual.types import Batch, Spec
 
@@ -58,6 +60,7 @@ class Memory(ABC):
         if self.capacity < 1:
             bound = f"at least one row's {row_bytes} bytes" if unit == "bytes" else "at least 1 row"
             raise UserError(f"memory capacity={capacity} {unit} must be {bound}")
+        self.capacity = self.fit(self.capacity, spec.n_classes)
         self.replacement = replacement
         self.seen = 0
         self.generator = generator(seed)
@@ -66,6 +69,10 @@ class Memory(ABC):
             for name, (shape, dtype) in layout.items()
         }
         self.prepare(spec.n_classes)
+
+    def fit(self, capacity: int, n_classes: int) -> int:
+        """Rows to allocate, at most ``capacity``; UserError if they are too few for the policy."""
+        return capacity
 
     def prepare(self, n_classes: int) -> None:
         """Policy state, allocated once."""
@@ -90,7 +97,7 @@ class Memory(ABC):
         values |= {"x": batch.x} if "x" in self.columns else {"id": batch.extra["id"]}
         to, of = torch.tensor(list(kept)), torch.tensor(list(kept.values()))
         for name, column in self.columns.items():
-            column[to] = values[name][of].detach()
+            column[to] = values[name][of].detach().to(column.device)
 
     def draw(self, n: int, among: Tensor | None = None) -> Tensor:
         """(<= n,) slots drawn uniformly from ``among`` (default: every occupied slot)."""
@@ -109,6 +116,10 @@ class Memory(ABC):
     def column(self, name: str, slots: Tensor) -> Tensor:
         """(n, ...) what a column holds in ``slots``."""
         return self.columns[name].index_select(0, slots)
+
+    def write(self, name: str, slots: Tensor, values: Tensor) -> None:
+        """Put ``values`` (n, ...) into a column at ``slots`` (n,)."""
+        self.columns[name].index_copy_(0, slots, values.detach())
 
     def state_dict(self) -> dict[str, Any]:
         """Columns, the number of rows ever offered and the generator."""
@@ -147,6 +158,10 @@ class ClassBalanced(Memory):
     Chrysakis & Moens 2020, "Online Continual Learning from Imbalanced Data",
     http://proceedings.mlr.press/v119/chrysakis20a.html
     """
+
+    def fit(self, capacity: int, n_classes: int) -> int:
+        """Rows to allocate, at most ``capacity``; UserError if they are too few for the policy."""
+        return capacity
 
     def prepare(self, n_classes: int) -> None:
         self.class_seen = torch.zeros(n_classes, dtype=torch.int64)
@@ -188,3 +203,69 @@ class ClassBalanced(Memory):
         self.class_seen.copy_(state["class_seen"])
         self.was_largest.copy_(state["was_largest"])
         self._labels = self.columns["y"][: len(self)].tolist()
+
+
+class FIFO(Memory):
+    """The last ``capacity`` rows, whatever their class."""
+
+    def place(self, y: list[int]) -> list[int]:
+        return [row % self.capacity for row in range(self.seen, self.seen + len(y))]
+
+
+class Ring(Memory):
+    """The last capacity // n_classes rows of every class; at least one row for each class.
+
+    Every class has its own share, first in, first out; nothing of it is lent to others. Chaudhry et al. 2019, "On Tiny
+    Episodic Memories in Continual Learning", https://arxiv.org/abs/1902.10486
+    """
+
+    def fit(self, capacity: int, n_classes: int) -> int:
+        if capacity < n_classes:
+            raise UserError(
+                f"memory capacity of {capacity} rows must be at least 1 row for each of {n_classes} classes"
+            )
+        return capacity - capacity % n_classes
+
+    def prepare(self, n_classes: int) -> None:
+        self.share = self.capacity // n_classes
+        self.class_seen = torch.zeros(n_classes, dtype=torch.int64)
+        self.slots = torch.zeros(n_classes, self.share, dtype=torch.int64)  # of each class, in order of their first use
+
+    def __len__(self) -> int:
+        return int(self.class_seen.clamp(max=self.share).sum())
+
+    def place(self, y: list[int]) -> list[int]:
+        free, slots = len(self), []
+        for label in y:
+            seen = int(self.class_seen[label])
+            if seen < self.share:
+                self.slots[label, seen] = free
+                free += 1
+            slots.append(int(self.slots[label, seen % self.share]))
+            self.class_seen[label] += 1
+        return slots
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"class_seen": self.class_seen.clone(), "slots": self.slots.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.class_seen.copy_(state["class_seen"])
+        self.slots.copy_(state["slots"])
+
+
+class Herding(Ring):
+    """For every class the capacity // n_classes rows whose mean of features is nearest to that of the class.
+
+    A ring to which the rows of an experience are offered when it ends, in an ``order`` that leaves the chosen ones.
+    Of a class that comes again those of its last experience stay. ``continual.herding`` has formula and source.
+    """
+
+    def order(self, features: Tensor, y: Tensor) -> Tensor:
+        """Positions of the rows to offer, the most preferred of each class last.
+
+        ``features`` (N, F) of a whole experience are made of length 1 first, as in iCaRL; ``y`` (N,).
+        """
+        features = normalize(features, dim=1)
+        classes = [(y == label).nonzero()[:, 0] for label in torch.unique(y)]
+        return torch.cat([own[herd(features[own], self.share).flip(0)] for own in classes])

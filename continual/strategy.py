@@ -36,6 +36,7 @@ class View:
         n_features: width F of the network's features, None if it tells none.
         task_gradient: gradient of this step's task loss without penalties, while ``needs_task_gradient``.
         update: updates made before in this experience.
+        again: whether this update will make a further step on the same arrived rows; memories wait for the last one.
         last_loss: the last finite loss, None before the first one.
     """
 
@@ -57,6 +58,7 @@ class View:
     n_features: int | None = None
     task_gradient: Mapping[str, Tensor]
     update: int = 0
+    again: bool = False
     last_loss: float | None = None
 
     def copy(self) -> dict[str, Tensor]:

@@ -99,6 +99,10 @@ STACKS: list[Case] = [
         *BLOBS,
     ),
     ("learner=ranpac", "learner.ridge=1", "scenario.kind=task", "train.head=per_task", *BLOBS),
+    ("strategy=[er,ewc]", "train.head=growing", "optimizer.momentum=0.9", *MOODY, *BLOBS),
+    ("strategy=derpp", "train.head=growing", "scenario.arrival_rows=9", *MOODY, *BLOBS),
+    ("strategy=lwf", "train.head=multi_head", "scenario.kind=task", *MOODY, *BLOBS),
+    ("strategy=ewc", "train.head=multi_head", "scenario=permuted", "scenario.task_aware=true", *MOODY, *DIGITS),
 ]
 
 

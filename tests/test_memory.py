@@ -16,11 +16,12 @@ from continual.contract.memories import ROW_BYTES, SPEC, batches
 from continual.errors import UserError
 from continual.fence import locate
 from continual.loop import loop
-from continual.memory import ClassBalanced, Memory, Reservoir
+from continual.memory import FIFO, ClassBalanced, Herding, Memory, Reservoir, Ring
 from continual.probe import Probe
 from continual.types import Spec
 
 NAMES = [choice.name for choice in choices("memory")]
+LEAST = {"ring": 5, "herding": 5}  # rows: one for each class; for the other policies one is enough
 
 arriving = st.lists(st.lists(st.integers(0, 4), max_size=12), max_size=8)
 """Labels of each batch."""
@@ -37,7 +38,7 @@ def of_config(name: str) -> Callable[..., Memory]:
 @pytest.mark.parametrize("law", MEMORY_LAWS, ids=lambda law: law.__name__)
 def test_memory(name: str, law: Any) -> None:
     @settings(max_examples=15)
-    @given(capacity=st.integers(1, 12), arrivals=arriving)
+    @given(capacity=st.integers(LEAST.get(name, 1), 12), arrivals=arriving)
     def holds(capacity: int, arrivals: list[list[int]]) -> None:
         law(of_config(name), capacity, arrivals)
 
@@ -69,11 +70,69 @@ def test_within_a_class_a_balanced_memory_is_a_uniform_sample() -> None:
     includes_uniformly(ClassBalanced, trials=300)  # one class only: as a reservoir
 
 
+def held(memory: Memory) -> list[int]:
+    """The rows in it, by number, in order of arrival."""
+    return sorted(memory.column("x", torch.arange(len(memory)))[:, 0].int().tolist())
+
+
+def filled(kind: Callable[..., Memory], capacity: int, *arrivals: list[int]) -> Memory:
+    memory = open_memory(kind, capacity=capacity)
+    for batch in batches(arrivals):
+        memory.add(batch)
+    return memory
+
+
+def test_a_fifo_holds_the_last_rows() -> None:
+    assert held(filled(FIFO, 4, [0, 1, 2], [3])) == [0, 1, 2, 3]
+    assert held(filled(FIFO, 4, [0, 1, 2], [3, 4, 0], [1])) == [3, 4, 5, 6]
+    assert held(filled(FIFO, 4, [0] * 30)) == [26, 27, 28, 29]
+
+
+def test_a_ring_holds_the_last_rows_of_each_class() -> None:
+    """Capacity 13 for 5 classes: 2 rows each, whatever the order; nothing is lent to classes that have more."""
+    memory = filled(Ring, 13, [0, 1, 0, 1, 0], [2], [1, 1])
+    assert held(memory) == [2, 4, 5, 6, 7]
+    assert memory.capacity == 10, "the rest is not allocated"
+    assert len(memory) == 5
+    y = torch.randint(5, (60,), generator=torch.Generator().manual_seed(0)).tolist()
+    last = [row for c in range(5) for row in [row for row, label in enumerate(y) if label == c][-2:]]
+    assert held(filled(Ring, 10, y[:7], y[7:31], y[31:])) == sorted(last)
+    shares_equally(partial(Ring), capacity=15)
+
+
+@pytest.mark.parametrize("kind", [Ring, Herding])
+def test_a_ring_needs_a_row_for_each_class(kind: Callable[..., Memory]) -> None:
+    with pytest.raises(UserError, match="capacity of 4 rows must be at least 1 row for each of 5 classes"):
+        open_memory(kind, capacity=4)
+    assert open_memory(kind, capacity=5 * ROW_BYTES, unit="bytes").capacity >= 5
+
+
+def test_herding_keeps_the_rows_that_make_the_mean() -> None:
+    """Two rows of each class stay of those offered: directions at 0, 60 and 90 degrees, whose lengths do not matter.
+
+    The mean direction is at 51 degrees: the row at 60 is the nearest one, and of (60 + 0) / 2 and (60 + 90) / 2 the
+    first is nearer to the mean's length and place.
+    """
+    angles = torch.deg2rad(torch.tensor([0.0, 90.0, 60.0, 0.0, 90.0, 60.0]))
+    features = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.tensor([5.0, 1, 1, 1, 1, 9])[:, None]
+    y = torch.tensor([0, 0, 0, 3, 3, 3])
+    memory = open_memory(Herding, capacity=10)
+    assert isinstance(memory, Herding)
+    order = memory.order(features, y)
+    mean = torch.nn.functional.normalize(features[:3], dim=1).mean(0)
+    pair = {
+        other: float((features[[2, other]].div(features[[2, other]].norm(dim=1)[:, None]).mean(0) - mean).norm())
+        for other in (0, 1)
+    }
+    second = min(pair, key=lambda other: pair[other])
+    assert order.tolist() == [second, 2, second + 3, 5], "of each class the most preferred comes last"
+
+
 def open_memory(kind: Callable[..., Memory], **settings: Any) -> Memory:
     return kind(**{"spec": SPEC, "seed": 0, **settings})
 
 
-@pytest.mark.parametrize("kind", [Reservoir, ClassBalanced])
+@pytest.mark.parametrize("kind", [Reservoir, ClassBalanced, FIFO, Ring])
 def test_draws_are_uniform(kind: Callable[..., Memory]) -> None:
     memory = open_memory(kind, capacity=5)
     for batch in batches([[0, 1, 2, 3, 4] * 4]):

@@ -260,8 +260,8 @@ def test_rows_of_the_current_experience_can_be_kept_out_of_the_replay() -> None:
     drawn: list[list[int]] = []
 
     class Spy(ER):
-        def draw(self, view: View) -> Tensor:
-            slots = super().draw(view)
+        def draw(self, view: View, batch: Batch) -> Tensor:
+            slots = super().draw(view, batch)
             drawn.append(sorted(self.memory.columns["experience"][slots].tolist()))
             return slots
 

@@ -1,33 +1,35 @@
 """Experience replay: train on the arrived rows together with rows from a memory.
 
-    L = mean over arrived and replayed rows of cross-entropy, or, with a strength,
+    L = mean over arrived and replayed rows of cross-entropy,  or, weighted by tasks (t experiences so far, from 1),
+    L = 1/t mean_arrived CE + (1 - 1/t) mean_replayed CE,      or, with a strength of their own,
     L = mean_arrived CE + strength * mean_replayed CE
 
-Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning", https://arxiv.org/abs/1902.10486
+Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning", https://arxiv.org/abs/1902.10486; by tasks,
+with rows remembered when an experience ends: van de Ven et al. 2022, https://doi.org/10.1038/s42256-022-00568-3
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from continual.batches import extend
 from continual.errors import UserError
 from continual.memory import Memory
-from continual.seeding import derive
-from continual.strategy import Strategy, View
-from continual.types import Batch, Output
+from continual.strategies.replay import Replay, at_least_0, name_of
+from continual.strategy import View
+from continual.types import Batch
 
 
-class ER(Strategy):
+class ER(Replay):
     """Append ``n_replay`` remembered rows to every batch.
 
     Args:
         memory: partial of a ``continual.memory.Memory``.
         n_replay: rows replayed per update, >= 0; 0 only remembers.
         exclude_current: replay no row of the current experience (uses task boundaries).
-        strength: weight of the replayed rows' own mean, >= 0; 0 replays nothing, None makes one mean of all rows.
+        remember: ``step`` (each batch after its update) or ``end`` (all rows once, when their experience ends).
+        weighting: ``rows`` (one mean of all rows) or ``tasks`` (as the formula above; uses task boundaries).
+        strength: weight of the replayed rows' own mean, >= 0, in place of ``weighting``; 0 replays nothing.
         seed: of the run.
     """
 
@@ -36,45 +38,43 @@ class ER(Strategy):
         memory: Callable[..., Memory],
         n_replay: int = 10,
         exclude_current: bool = False,
+        remember: str = "step",
+        weighting: str = "rows",
         strength: float | None = None,
         seed: int = 0,
     ) -> None:
-        for name, value in (("n_replay", n_replay), ("strength", strength)):
-            if value is not None and value < 0:
-                raise UserError(f"{type(self).__name__}: {name}={value} must be at least 0")
-        self.make_memory, self.n_replay, self.exclude_current, self.seed = memory, n_replay, exclude_current, seed
-        self.strength = strength
+        super().__init__(memory, n_replay, exclude_current, remember, seed)
+        at_least_0(self, strength=strength)
+        if weighting not in ("rows", "tasks"):
+            raise UserError(f"strategy.{name_of(self)}.weighting='{weighting}' is unknown; use 'rows' or 'tasks'")
+        self.strength, self.by_tasks = strength, weighting == "tasks" and strength is None
 
     def start(self, view: View) -> None:
-        if self.exclude_current and not view.spec.boundaries:
-            raise UserError("exclude_current=true needs task boundaries, and this stream hides them")
-        columns = {"experience": ((), torch.int64)} if self.exclude_current else {}
-        seed = derive(self.seed, type(self).__name__, "memory")
-        self.memory = self.make_memory(spec=view.spec, columns=columns, seed=seed, device=view.classes.device)
+        if self.by_tasks and not view.spec.boundaries:
+            raise UserError(
+                f"strategy.{name_of(self)}.weighting=tasks counts tasks, and this stream hides their boundaries; "
+                "use weighting=rows or a strength"
+            )
+        super().start(view)
 
     def mix(self, view: View, batch: Batch) -> Batch:
-        slots = self.draw(view)
-        if self.strength == 0 or not len(slots):
+        if self.strength == 0 or (self.by_tasks and view.experience == 0):
             return batch
-        x, y = self.memory.inputs(slots, view.fetch), self.memory.column("y", slots)
+        slots = self.draw(view, batch)
+        if not len(slots):
+            return batch
+        keep, weight = self.weights(view, len(batch), len(slots))
+        return extend(batch, self.memory.inputs(slots, view.fetch), self.memory.column("y", slots), weight, keep)
+
+    def weights(self, view: View, rows: int, replayed: int) -> tuple[float, float]:
+        """What scales the shares of the ``rows`` so far, and the share of each of the ``replayed`` ones."""
         if self.strength is not None:
-            return extend(batch, x, y, weight=self.strength / len(slots))
-        total = len(batch) + len(slots)
-        return extend(batch, x, y, weight=1 / total, keep=len(batch) / total)
+            return 1.0, self.strength / replayed
+        if self.by_tasks:
+            tasks = view.experience + 1
+            return 1 / tasks, (1 - 1 / tasks) / replayed
+        return rows / (rows + replayed), 1 / (rows + replayed)
 
-    def draw(self, view: View) -> Tensor:
-        """(<= n_replay,) slots to replay."""
-        if not self.exclude_current:
-            return self.memory.draw(self.n_replay)
-        stored = self.memory.columns["experience"][: len(self.memory)]
-        return self.memory.draw(self.n_replay, among=(stored != view.experience).nonzero()[:, 0])
-
-    def after_step(self, view: View, batch: Batch, out: Output) -> None:
-        experience = {"experience": batch.y.new_full((batch.arrived,), view.experience)} if self.exclude_current else {}
-        self.memory.add(batch, **experience)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.memory.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.memory.load_state_dict(state)
+    def draw(self, view: View, batch: Batch) -> Tensor:
+        """(<= n_replay,) slots to replay beside ``batch``."""
+        return self.memory.draw(self.n_replay, self.among(view))

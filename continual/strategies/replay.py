@@ -1,0 +1,120 @@
+"""What strategies with a memory share: when arrived rows are offered to it, and which rows may be drawn."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual.errors import UserError
+from continual.memory import Column, Herding, Memory
+from continual.seeding import derive
+from continual.strategy import Strategy, View
+from continual.types import Batch, Experience, Output, Rows
+
+CHUNK = 256  # rows that are read at once at the end of an experience
+
+
+class Replay(Strategy):
+    """Remember arrived rows, each once for every time that it was trained on, or once when its experience ends.
+
+    Args:
+        memory: partial of a ``continual.memory.Memory``.
+        n_replay: rows of a draw, >= 0.
+        exclude_current: draw no row of the current experience (uses task boundaries).
+        remember: ``step`` offers each batch to the memory after its update, once in each pass; ``end`` offers all rows
+            once, in random order, when their experience ends.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        memory: Callable[..., Memory],
+        n_replay: int,
+        exclude_current: bool = False,
+        remember: str = "step",
+        seed: int = 0,
+    ) -> None:
+        at_least_0(self, n_replay=n_replay)
+        if remember not in ("step", "end"):
+            raise UserError(f"strategy.{name_of(self)}.remember='{remember}' is unknown; use 'step' or 'end'")
+        self.make_memory, self.n_replay, self.exclude_current = memory, n_replay, exclude_current
+        self.remember, self.seed = remember, seed
+
+    def start(self, view: View) -> None:
+        name = name_of(self)
+        if self.exclude_current and not view.spec.boundaries:
+            raise UserError(f"strategy.{name}.exclude_current=true needs task boundaries, and this stream hides them")
+        columns = self.columns(view) | ({"experience": ((), torch.int64)} if self.exclude_current else {})
+        seed = derive(self.seed, type(self).__name__, "memory")
+        self.memory = self.make_memory(spec=view.spec, columns=columns, seed=seed, device=view.classes.device)
+        if isinstance(self.memory, Herding) and self.remember != "end":
+            raise UserError(
+                f"strategy.{name}: herding chooses among all rows of an experience when it ends; use a strategy that "
+                f"can remember then (strategy.er.remember=end), or memory@strategy.{name}.memory=ring"
+            )
+        if isinstance(self.memory, Herding) and view.n_features is None:
+            raise UserError("herding reads the network's features, and this model tells none; use model=mlp or cnn")
+
+    def columns(self, view: View) -> dict[str, Column]:
+        """What is kept beside a row."""
+        return {}
+
+    def beside(self, view: View, batch: Batch, out: Output) -> dict[str, Tensor]:
+        """The values (arrived, ...) of ``columns`` for the arrived rows of an update."""
+        return {}
+
+    def among(self, view: View) -> Tensor | None:
+        """Slots that may be drawn; None for all."""
+        if not self.exclude_current:
+            return None
+        stored = self.memory.columns["experience"][: len(self.memory)]
+        return (stored != view.experience).nonzero()[:, 0]
+
+    def after_step(self, view: View, batch: Batch, out: Output) -> None:
+        if self.remember == "step" and not view.again:
+            self._offer(view, batch, **self.beside(view, batch, out))
+
+    def end(self, view: View, experience: Experience) -> None:
+        if self.remember == "end":
+            rows = experience.rows
+            order = torch.randperm(len(rows), generator=self.memory.generator)
+            if isinstance(self.memory, Herding):
+                order = order[self.memory.order(*_features(view, rows, order))]
+            for indices in torch.split(order, CHUNK):
+                self._offer(view, rows.take(indices))
+
+    def _offer(self, view: View, batch: Batch, **columns: Tensor) -> None:
+        if self.exclude_current:
+            columns["experience"] = batch.y.new_full((batch.arrived,), view.experience)
+        self.memory.add(batch, **columns)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.memory.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.memory.load_state_dict(state)
+
+
+def name_of(strategy: Strategy) -> str:
+    """The name that configs give it: that of its module."""
+    return type(strategy).__module__.rpartition(".")[2]
+
+
+def at_least_0(strategy: Strategy, **values: float | None) -> None:
+    """Refuse arguments of ``strategy`` below 0."""
+    for name, value in values.items():
+        if value is not None and value < 0:
+            raise UserError(f"strategy.{name_of(strategy)}.{name}={value} must be at least 0")
+
+
+def _features(view: View, rows: Rows, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (N, F), in eval mode, and labels (N,) of ``rows`` in this order."""
+    features, labels = [], []
+    for indices in torch.split(order, CHUNK):
+        batch = rows.take(indices)
+        out = view.answer(view.params | view.buffers, batch.x.to(view.classes.device))
+        assert out.features is not None  # it was refused at the start
+        features.append(out.features.cpu())
+        labels.append(batch.y)
+    return torch.cat(features), torch.cat(labels)
