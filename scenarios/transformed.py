@@ -54,6 +54,8 @@ def permuted(
     permute_first: bool = False,
     task_aware: bool = False,
     rows_per_task: int | None = None,
+    same_rows: bool = False,
+    probes: bool = True,
     arrival_rows: int | None = None,
     seed: int = 0,
 ) -> IndexStream:
@@ -65,11 +67,13 @@ def permuted(
         permute_first: whether the first task is permuted too.
         task_aware: whether the learner is told the task.
         rows_per_task: at most so many training rows of each task, drawn anew for each; None for all.
+        same_rows: whether these are drawn once, and only their order is new in each task.
+        probes: whether each task has test rows; hundreds of tasks are rather predicted before they are learned.
         arrival_rows: rows per arrival; None for whole tasks.
         seed: of the run.
 
     Raises:
-        UserError: a bad argument; a source without test rows.
+        UserError: a bad argument; a source without test rows, unless there are to be no ``probes``.
     """
 
     @lru_cache(maxsize=16)
@@ -82,7 +86,8 @@ def permuted(
         return x.flatten(1).index_select(1, order(task)).view_as(x)
 
     name = f"permuted {seed} {permute_first}"
-    return _tasks(source, transform, name, n_tasks, task_aware, rows_per_task, arrival_rows, seed)
+    arguments = (n_tasks, task_aware, rows_per_task, arrival_rows, seed)
+    return _tasks(source, transform, name, *arguments, same_rows=same_rows, probes=probes)
 
 
 def rotated(
@@ -194,6 +199,12 @@ def _squares(x: Tensor, rows: Tensor, share: float) -> Tensor:
     return ((down >= top) & (down < top + tall) & (across >= left) & (across < left + wide))[:, None]
 
 
+def _drawn(n: int, size: int | None, n_tasks: int, same: bool, draws: torch.Generator) -> Tensor:
+    """(n_tasks * size,) for each task ``size`` of ``n`` rows or all: the ``same`` in another order, or new ones."""
+    rows = torch.randperm(n, generator=draws)[:size] if same else torch.arange(n)
+    return torch.cat([rows[torch.randperm(len(rows), generator=draws)[:size]] for _ in range(n_tasks)])
+
+
 def _tasks(
     source: Source,
     transform: Transform,
@@ -203,14 +214,16 @@ def _tasks(
     rows_per_task: int | None,
     arrival_rows: int | None,
     seed: int,
+    same_rows: bool = False,
+    probes: bool = True,
 ) -> IndexStream:
     check_counts(n_tasks, rows_per_task)
     inputs, n_rows = Transformed(source, transform, name), len(source.y)
     tests = torch.arange(source.n_train, n_rows)
-    if not len(tests):
+    if probes and not len(tests):
         raise UserError("the source has no test rows; give it a test_fraction above 0 and below 1")
-    y_tests, draws = source.y[tests], generator(seed, "rows")
-    rows = torch.cat([torch.randperm(source.n_train, generator=draws)[:rows_per_task] for _ in range(n_tasks)])
+    y_tests = source.y[tests]
+    rows = _drawn(source.n_train, rows_per_task, n_tasks, same_rows, generator(seed, "rows"))
     task = torch.arange(n_tasks).repeat_interleave(len(rows) // n_tasks)
     return IndexStream(
         base=Spec(source.in_shape, source.n_classes, source.dtype, source.input_range, task_aware),
@@ -219,7 +232,7 @@ def _tasks(
         y=source.y[rows],
         task=task,
         segment=task,
-        probes=tuple(IndexRows(inputs, t * n_rows + tests, y_tests) for t in range(n_tasks)),
+        probes=tuple(IndexRows(inputs, t * n_rows + tests, y_tests) for t in range(n_tasks if probes else 0)),
         arrival_rows=arrival_rows,
     )
 

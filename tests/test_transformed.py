@@ -163,6 +163,24 @@ def test_more_tasks_than_permutations_kept_at_hand() -> None:
     assert all(torch.equal(a, whole(e.rows)[0]) for a, e in zip(first, stream, strict=True))
 
 
+def test_the_same_rows_come_in_every_task_in_another_order() -> None:
+    def rows(same: bool) -> list[list[int]]:
+        stream = permuted(source(), n_tasks=8, rows_per_task=3, same_rows=same, seed=1)
+        n_rows = len(source().y)
+        return [(e.rows.take(torch.arange(3)).extra["id"] % n_rows).tolist() for e in stream]
+
+    assert len({frozenset(task) for task in rows(True)}) == 1
+    assert len({tuple(task) for task in rows(True)}) > 1
+    assert len({frozenset(task) for task in rows(False)}) > 1
+    assert all(len(set(task)) == 3 for task in rows(True) + rows(False))
+
+
+def test_a_stream_without_probes_needs_no_test_rows() -> None:
+    stream = permuted(source(test=0), n_tasks=3, probes=False)
+    assert (len(stream.probes), len(stream), len(stream.origins)) == (0, 3, 3)
+    assert len(permuted(source(), n_tasks=3, probes=False).probes) == 0
+
+
 # ---------------------------------------------------------------- rotated
 
 
