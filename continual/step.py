@@ -64,7 +64,7 @@ def step(
 
 
 def task_loss(view: View, seams: Seams, params: Weights, batch: Batch, mask: Mask) -> tuple[Tensor, Output]:
-    """Weighted cross-entropy over the classes that compete: sum_b weight_b * rows_b, plus a model's own loss; output."""
+    """Weighted cross-entropy over the classes that compete: sum_b weight_b * rows_b, plus the model's own loss."""
     out = view.forward(params, batch.x)
     logits, allowed = out.logits, mask(batch)  # (B, C), (B, C) or None for all classes
     if seams.mask:
