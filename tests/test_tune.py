@@ -178,6 +178,9 @@ def test_every_method_gets_as_many_trials_and_its_own_space():
     assert [len(s.trials) for s in studies] == [2, 2]
     assert all(len(trial.reached) == 2 for s in studies for trial in s.trials)
     assert studies[1].trials[0].values == {"strategy.er.n_replay": 10, "optimizer.lr": "0.1"}  # the defaults
+    configs_of = [configs.compose(*SMALL, f"seed={seed}") for seed in (0, 1)]
+    rows = sum(len(e.rows) for c in configs_of for e in Holdout(configs.build_stream(c), 2, 0.1, c.resolved["seed"]))
+    assert [trial.forward_equivalents for trial in studies[0].trials] == [3 * rows] * 2  # of the first tasks only
     for study in studies:
         assert study.best.value == max(trial.value for trial in study.trials)
         assert all(trial.forward_equivalents > 0 for trial in study.trials)
