@@ -3,10 +3,11 @@
     penalty = c / 2 * sum_i k_i (w_i - anchor_i)^2,      k_i = importance_i, but at most 1 / (c * lr)
 
 A gradient step on it moves w_i by lr * c * k_i of its way to the anchor. Beyond one whole way it overshoots, and beyond
-two it moves away for ever, whatever the rest of the loss says. So the pull of a weight is cut to one whole way, and
-no strength diverges. What is not cut is exactly the published penalty: with the default strengths and an ordinary
-learning rate that is all of it, until a sum over very many experiences grows past 1 / lr. The bound is that of plain
-gradient steps, and momentum (0.9, Nesterov too) bears it; an adaptive optimizer scales gradients itself and needs none.
+two it moves away for ever, whatever the rest of the loss says. So the pull of a weight is cut to one whole way, and no
+strength makes it diverge. A weight that is not cut has exactly the published penalty. At the default strengths and a
+learning rate of 0.1 that is every weight for EWC (until the sum over very many experiences grows past 1 / lr), the
+Riemannian walk and the uniform penalties; a few weights of SI (single rows, long training) and MAS reach the bound. It
+is that of plain gradient steps; momentum (0.9, Nesterov too) bears it, an adaptive optimizer would bear more.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ class Anchored(Strategy):
     def hold(self, importance: Tensors, anchor: Tensors) -> None:
         """Pull by ``importance`` towards ``anchor`` from now on."""
         self.importance, self.anchor = importance, anchor
-        self.peak = max((float(k.max()) for k in importance.values()), default=0.0)
+        self.peak = largest(importance)
 
     def state_dict(self) -> dict[str, Any]:
         return {"importance": self.importance, "anchor": self.anchor}
@@ -73,6 +74,11 @@ class Anchored(Strategy):
 def copies(view: View) -> Tensors:
     """The parameters as they are now, sharing no memory with the live ones."""
     return {name: p.detach().clone() for name, p in view.params.items()}
+
+
+def largest(values: Weights) -> float:
+    """The largest entry of all, 0 if there are none."""
+    return max((float(v.max()) for v in values.values() if v.numel()), default=0.0)
 
 
 def zeros(view: View) -> Tensors:
@@ -94,7 +100,7 @@ def quadratic(params: Weights, anchor: Weights, importance: Weights, most: float
 def mean_over_rows(view: View, experience: Experience, chunk: int, measure: Callable[[Batch], Tensors]) -> Tensors:
     """Mean over the experience's rows of what ``measure`` says of each, (B, *shape) by name; ``chunk`` rows at once."""
     rows, total = experience.rows, zeros(view)
-    for indices in torch.split(torch.arange(len(rows)), chunk):
-        for name, values in measure(rows.take(indices)).items():
+    for first in range(0, len(rows), chunk):
+        for name, values in measure(rows.take(torch.arange(first, min(first + chunk, len(rows))))).items():
             total[name] += values.sum(0)
     return {name: t / max(len(rows), 1) for name, t in total.items()}

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from continual.importance import Anchored, Tensors, copies, zeros
+from continual.importance import Anchored, Tensors, copies, largest, zeros
 from continual.strategies.si import walk
 from continual.strategy import View
 from continual.types import Batch, Experience, Output
@@ -100,5 +100,5 @@ class RWalk(Anchored):
 
 def normalized(values: Mapping[str, Tensor]) -> Tensors:
     """Divided by the largest entry of all, so that they are in [0, 1]; all 0 stays 0."""
-    largest = max(float(v.max()) for v in values.values())
-    return {name: v / largest if largest > 0 else torch.zeros_like(v) for name, v in values.items()}
+    most = largest(values)
+    return {name: v / most if most > 0 else torch.zeros_like(v) for name, v in values.items()}

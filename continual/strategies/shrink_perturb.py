@@ -52,10 +52,10 @@ class ShrinkPerturb(Strategy):
         self.generator = generator(self.seed, "ShrinkPerturb")
 
     def begin(self, view: View, experience: Experience) -> None:
+        if self.every is None:
+            self.act(view)  # on none before the first experience
         for name, p in view.params.items():
             self.initial.setdefault(name, [float(p.detach().mean()), float(p.detach().std(correction=0))])
-        if self.every is None and bool(view.classes.any()):  # none has arrived before the first experience
-            self.act(view)
 
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
         self.updates += 1
@@ -63,10 +63,11 @@ class ShrinkPerturb(Strategy):
             self.act(view)
 
     def act(self, view: View) -> None:
-        """Shrink and perturb now."""
+        """Shrink and perturb now, all but weights that are new in this experience."""
         if self.shrink == 1 and self.noise == 0:
             return
-        view.replace({name: self.shrink * p + self.noise * self.fresh(name, p) for name, p in view.params.items()})
+        old = {name: view.params[name].detach() for name in self.initial}
+        view.replace({name: self.shrink * p + self.noise * self.fresh(name, p) for name, p in old.items()})
 
     def fresh(self, name: str, p: Tensor) -> Tensor:
         """Normal draws of the shape of ``p``, as large as ``p`` was when it was new."""
