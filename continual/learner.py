@@ -1,6 +1,6 @@
 """The learner that takes gradient steps, with strategies acting at the seams of each."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -16,6 +16,7 @@ from continual.batches import schedule
 from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
+from continual.models.growing import grow_head
 from continual.models.network import Network, draws_randomness, least_rows
 from continual.refusals import check_features, check_least, check_protocol, check_strategies
 from continual.seeding import derive
@@ -71,13 +72,14 @@ class SGDLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "model"))
             self.network = Network(model(spec), spec).to(self.device)
+        self.growing = grow_head(self.network, head, spec, seed)
         self.noise, self.least, n_features = self._tried()
         check_least(self.least, batch_size, spec)
         check_features(strategies, n_features)
         self._add_extras(n_features)
-        self.optimizer = _optimizer(optimizer, [p for p in self.network.parameters() if p.requires_grad])
+        self.optimizer = make_optimizer(optimizer, [p for p in self.network.parameters() if p.requires_grad])
         self.scheduler = _scheduled(scheduler, self.optimizer) if scheduler else None
-        self.head = Head(head, spec, self.device)
+        self.head = Head(head, spec, self.device, self.growing)
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
         self.view = self._open_view(n_features)
         if augment:
@@ -91,6 +93,8 @@ class SGDLearner:
         self._enter(experience)
         if self.updates == 0:
             self.head.begin()
+            self.network.begin(self.lap)
+            self.grow(experience)
             with self._guard():
                 for s in self.strategies.values():
                     s.begin(self.view, experience)
@@ -109,6 +113,13 @@ class SGDLearner:
     def rows_for(self, experience: Experience) -> Rows:
         """The rows to pass over; a subclass may add to those that arrived."""
         return experience.rows
+
+    def grow(self, experience: Experience) -> None:
+        """Make the head's rows for the classes that come with the experience, if it has a head that grows."""
+        if self.growing:
+            self.growing.admit(experience.rows, experience.task)
+            self.growing.select(experience.task)
+            self._adopt()
 
     def note(self, y: Tensor) -> None:
         """Tell the head which labels (B,) arrived with the current task."""
@@ -142,7 +153,7 @@ class SGDLearner:
         if task is not None and not self.spec.task_aware:
             raise UserError(f"predict got task={task}, and this stream hides task labels; leave it out")
         x = x.to(self.device)
-        with self._still(), torch.no_grad():
+        with self._still(), torch.no_grad(), self.growing.asked(task) if self.growing else nullcontext():
             out = self.network(x)
             for s in self.seams.predict:
                 out = out._replace(logits=s.predict(self.view, x, out, task))
@@ -173,6 +184,10 @@ class SGDLearner:
             raise UserError(
                 f"the snapshot holds strategies {list(state['strategies'])}, this learner has {list(self.strategies)}"
             )
+        if self.growing:
+            self._disown(list(self.growing.parameters()))
+            self.growing.regrow(state["head"]["growing"])
+            self._adopt()
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the very tensors
         for name, s in self.strategies.items():
@@ -192,6 +207,19 @@ class SGDLearner:
             "strategies": {name: s.state_dict() for name, s in self.strategies.items()},
             "head": self.head.state_dict(),
         }
+
+    def _adopt(self) -> None:
+        """Take new parameters of the network into the view and into the optimizer's first group, with its options."""
+        named = self.network.named_parameters()
+        new = {name: p for name, p in named if p.requires_grad and name not in self.view.params}
+        self.view.params.update(new)
+        self.optimizer.param_groups[0]["params"] += new.values()
+
+    def _disown(self, gone: list[nn.Parameter]) -> None:
+        names = [name for name, p in self.view.params.items() if any(p is other for other in gone)]
+        for name in names:
+            self.optimizer.state.pop(self.view.params.pop(name), None)
+        self.optimizer.param_groups[0]["params"][:] = self.view.params.values()
 
     def _tried(self) -> tuple[Tensor | None, int, int | None]:
         """What trial passes show: the network's own noise if it draws any (dropout), its least batch, its features.
@@ -287,9 +315,10 @@ class _Noise(AbstractContextManager[None]):
         torch.set_rng_state(self.outside)
 
 
-def _optimizer(make: Callable[..., torch.optim.Optimizer], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(make: Callable[..., torch.optim.Optimizer], parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """``make(parameters)``, also without any parameter yet; UserError if it cannot be made."""
     try:
-        return make(parameters)
+        return make(parameters or [{"params": []}])  # a head may be all that is trained, and grow later
     except (TypeError, ValueError) as error:
         raise UserError(f"the optimizer cannot be made: {error}; see optimizer.*") from error
 

@@ -91,7 +91,7 @@ class View:
         with self.still():
             gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(params, x, y)
         self.charge(3 * len(batch) - 1)  # the one traced forward has charged its row
-        return gradients
+        return {name: g.contiguous() for name, g in gradients.items()}  # of a parameter without part: one row, expanded
 
 
 class Strategy:

@@ -46,6 +46,17 @@ EXCEPTIONS = {
     ("ema_teacher with strength=0", "neutral_element"): "the teacher answers, too; answers=false switches that off",
     ("icarl with n_replay=0", "neutral_element"): "with nothing replayed its loss and its answers are still its own",
     ("scr with n_replay=0", "neutral_element"): "with nothing replayed its loss and its answers are still its own",
+    ("learner=avalanche/cope", "it_learns"): "it makes one update of each experience: it is for arrivals of one batch",
+    ("learner=avalanche/lwf", "modes_are_restored"): "its teacher stays in train mode",
+    ("learner=avalanche/lwf_plugin", "modes_are_restored"): "its teacher stays in train mode",
+    ("learner=avalanche/feature_distillation", "modes_are_restored"): "its teacher stays in train mode",
+    ("learner=avalanche/icarl", "modes_are_restored"): "the network whose answers it distils stays in train mode",
+    ("learner=avalanche/mer", "modes_are_restored"): "it computes a loss that it reports in train mode",
+    (
+        "learner=avalanche/mir",
+        "modes_are_restored",
+    ): "it ranks rows by passes in train mode",
+    ("learner=avalanche/mir_plugin", "modes_are_restored"): "it ranks rows by passes in train mode",
 }
 
 
@@ -79,6 +90,17 @@ SMALL: dict[str, Case] = {
     **{f"learner={name}": ("learner.batch_size=10",) for name in ("slda", "ncm")},
     "memory@strategy.er.memory=herding": ("strategy.er.remember=end",),
     "learner=ranpac": ("learner.batch_size=10", "learner.n_features=50"),
+    "learner=avalanche/bic": ("learner.strategy.mem_size=40", "learner.strategy.stage_2_epochs=5"),
+    "learner=avalanche/bic_plugin": (
+        "learner.strategy.plugins=[{_target_:avalanche.training.plugins.BiCPlugin,_partial_:true,mem_size:40}]",
+    ),
+    "learner=avalanche/mer": ("learner.strategy.n_inner_steps=1",),
+    **{
+        f"learner=avalanche/{name}": ("train.batch_size=30", "scenario.source.rows_per_class=40")
+        for name in ("gss_greedy", "gss_greedy_plugin")  # it needs more rows in its memory than in a batch
+    },
+    "learner=avalanche/packnet": ("model._target_=continual.models.mlp", "scenario.kind=task", "train.epochs=2"),
+    "learner=avalanche/rar": ("model._target_=continual.models.mlp",),
 }
 STACKS: list[Case] = [
     ("strategy=[er,ewc]", *MOODY, *BLOBS),
@@ -150,10 +172,20 @@ def is_native(case: Case) -> bool:
     return not case[0].startswith("learner=avalanche/")
 
 
+def is_twin(case: Case) -> bool:
+    """A plug-in on plain training that is what a strategy of Avalanche is made of (``test_bridge``)."""
+    return case[0].endswith("_plugin") and case[0].removesuffix("_plugin").removeprefix("learner=") in named("learner")
+
+
 def bound_learners() -> list[Any]:
     """(case, law) for each law that binds a case."""
     return [
-        pytest.param(case, law, id=f"{told(case)}-{law.__name__}", marks=excused(case[0], law.__name__))
+        pytest.param(
+            case,
+            law,
+            id=f"{told(case)}-{law.__name__}",
+            marks=excused(case[0], law.__name__) + [pytest.mark.long] * is_twin(case),
+        )
         for case in learner_cases()
         for law in (LEARNER_LAWS + NATIVE_LAWS if is_native(case) else LEARNER_LAWS)
     ]
@@ -251,14 +283,23 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         "npz": (f"scenario.source.path={folder}/rows.npz",),
         "table": (f"scenario.source.path={folder}/rows.csv", "scenario.source.label=label"),
         "image_folder": (f"scenario.source.root={folder}/images", "scenario.source.size=4"),
+        "scenario=avalanche": (f"scenario.benchmark={of_images(f'{folder}/images')}",),
         "dataset": (f"scenario.source.train={images}",),
     }
+
+
+def of_images(folder: str) -> str:
+    """A benchmark of Avalanche made of an image folder, as the command line takes it."""
+    tensors = "{_target_:torchvision.transforms.ToTensor}"
+    images = f"{{_target_:torchvision.datasets.ImageFolder,root:'{folder}',transform:{tensors}}}"
+    split = "_target_:avalanche.benchmarks.nc_benchmark,_partial_:true,n_experiences:2,task_labels:false,seed:3"
+    return f"{{{split},train_dataset:{images},test_dataset:{images}}}"
 
 
 @cache
 def stream_maker(case: Case) -> Callable[[], Stream]:
     """How to build the stream of a case anew, few rows of it."""
-    config = configs.compose(*case, allow=["torchvision.datasets"])
+    config = configs.compose(*case, allow=["torchvision", "avalanche.benchmarks"])
     node = config.resolved["scenario"]
     few = {key: min(node[key] or most, most) for key, most in FEW.items() if key in node}
     small = replace(config, resolved={**config.resolved, "scenario": {**node, **few}})

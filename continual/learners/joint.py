@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from continual.augment import Augment
 from continual.errors import UserError
-from continual.learner import SGDLearner
+from continual.learner import SGDLearner, make_optimizer
 from continual.types import Batch, Experience, Rows, Spec
 
 MAX_EXPERIENCES = 100
@@ -41,6 +41,8 @@ class Joint(SGDLearner):
                 f"learner=joint trains anew after each of the stream's {spec.n_experiences} experiences "
                 f"(at most {MAX_EXPERIENCES}); let tasks arrive whole (scenario.arrival_rows=null)"
             )
+        if head == "multi_head":
+            raise UserError("train.head=multi_head: learner=joint mixes the rows of all tasks; use train.head=per_task")
         super().__init__(
             model,
             optimizer,
@@ -66,8 +68,13 @@ class Joint(SGDLearner):
             self.kept_x, self.kept_y = torch.cat([self.kept_x, batch.x]), torch.cat([self.kept_y, batch.y])
             self.head.arrive(batch.y.to(self.device), experience.task)
             self.network.load_state_dict(self.initial)
-            self.optimizer = self.make_optimizer(list(self.view.params.values()))
+            self.optimizer = make_optimizer(self.make_optimizer, list(self.view.params.values()))
         return _Kept(self.kept_x, self.kept_y)
+
+    def grow(self, experience: Experience) -> None:
+        known = set(self.view.params)
+        super().grow(experience)
+        self.initial |= {name: p.detach().clone() for name, p in self.view.params.items() if name not in known}
 
     def note(self, y: Tensor) -> None:
         self.head.arrive(y, None)  # a batch mixes the rows of all tasks
