@@ -21,14 +21,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import continual
 from continual.manifest import version
 from continual.statistics import Estimate, interval
+from continual.types import Record
 
 ROOT = Path(__file__).parents[1]
 RESULTS, TABLE = ROOT / "docs" / "reproduction", ROOT / "docs" / "REPRODUCTION.md"
@@ -110,6 +112,19 @@ KINDS = {
     "domain": (DOMAIN_BATCH, ("scenario.kind=domain",)),
     "task": (TASK_BATCH, ("scenario.kind=task", "train.head=per_task")),
 }
+BATCH_ER = ("strategy=er", "strategy.er.n_replay=128", "strategy.er.remember=end", "strategy.er.weighting=tasks")
+PERMUTATIONS = 100
+PLASTICITY = (
+    "The same 10,000 MNIST images under one permutation of the pixels after another, 16 images an update, each once "
+    "and predicted before it is learned, boundaries hidden; MLP 784-100-100-10, {}, inputs in [0, 1]; change of the "
+    "online accuracy, in points: mean over the last tenth of the permutations minus mean over the first tenth. "
+)
+OPTIMIZERS = {"adam": ("Adam lr 1e-3", ()), "sgd": ("SGD lr 0.01", ("optimizer=sgd", "optimizer.lr=0.01"))}
+HELD = -1.0
+SHAPE = (
+    "Said before any run: it falls if the whole interval is below 0, it holds if the whole interval is at or above "
+    f"{HELD:g}. Learning rates, strength and replacement rate are those that the authors chose in their sweep."
+)
 PUBLISHED = "van de Ven et al. 2022, mean ± standard error, n = 20"
 RECALLED = "van de Ven et al. 2022, from memory: a band, not a gate"
 RERUN = "independent re-run"
@@ -154,10 +169,28 @@ def batch_rows(
             "average_accuracy",
             reference,
             source,
-            rule="band" if source == RECALLED else "reference",
+            rule="band" if source.startswith(RECALLED) else "reference",
             notes=notes,
         )
         for kind, (reference, source) in references.items()
+    )
+
+
+def plasticity_rows(name: str, claim: str, overrides: tuple[str, ...], rule: str) -> tuple[Row, ...]:
+    """Rows of ``permuted_mnist_plasticity`` of one strategy, with Adam and with SGD."""
+    return tuple(
+        Row(
+            f"plasticity_{name}_{optimizer}",
+            PLASTICITY.format(spelled) + claim,
+            ("experiment=permuted_mnist_plasticity", *chosen, f"scenario.n_tasks={PERMUTATIONS}", *overrides),
+            "online_accuracy_change",
+            HELD if rule == "holds" else 0.0,
+            "Kumar et al. 2023: a shape, no figure",
+            seeds=3,
+            rule=rule,
+            notes=f"Shortened: the protocol has 500 permutations, this is the first {PERMUTATIONS}. " + SHAPE,
+        )
+        for optimizer, (spelled, chosen) in OPTIMIZERS.items()
     )
 
 
@@ -287,6 +320,35 @@ ROWS = (
         "too and their importance may be negative; here the path is of the task loss alone, the importance is cut at "
         "0, and no weight is pulled by more than its way to the anchor over the learning rate.",
     ),
+    *batch_rows(
+        "er",
+        "After each task 100 random rows of each of its classes are stored; 128 of the stored rows are replayed per "
+        "update; in task t the loss is 1/t of the arrived rows' mean and 1 - 1/t of the replayed rows' mean.",
+        (*BATCH_ER, "memory@strategy.er.memory=ring", "strategy.er.memory.capacity=1000"),
+        {"class": (90.00, f"{RERUN}, n = 1; published 88.8 ± 0.2"), "task": (98.98, RECALLED)},
+    ),
+    *batch_rows(
+        "er",
+        "A uniform sample of 1000 of the rows of all tasks so far, taken when each ends; 128 of them are replayed per "
+        "update; in task t the loss is 1/t of the arrived rows' mean and 1 - 1/t of the replayed rows' mean.",
+        (*BATCH_ER, "strategy.er.memory.capacity=1000"),
+        {"domain": (93.75, RECALLED)},
+        notes="The authors keep 100 rows of each label of each task, so 200 after the first task and 1000 in the end.",
+    ),
+    *batch_rows(
+        "icarl",
+        "iCaRL with 100 exemplars of each class, as many replayed as mix them evenly into the task's rows.",
+        ("strategy=icarl", "strategy.icarl.capacity=1000", "strategy.icarl.n_per_class=100"),
+        {"class": (92.5, f"{RECALLED}: 92.5 ± 0.1")},
+        notes="The authors soften the old network's targets by a temperature of 2; here they are as they are.",
+    ),
+    *plasticity_rows("none", "Backpropagation alone: it falls.", (), "falls"),
+    *plasticity_rows(
+        "l2_init",
+        "L2 regularisation towards the initial weights, strength 0.01: it holds.",
+        ("strategy=l2_init", "strategy.l2_init.strength=0.01"),
+        "holds",
+    ),
     Row(
         "split_fashion_online_er",
         "5 tasks of 2 classes and 12,000 rows each, in arrivals of 10 rows, every row once, boundaries hidden; "
@@ -355,7 +417,29 @@ ROWS = (
     ),
 )
 
-MEASURES: Mapping[str, Callable[[continual.Run], float]] = {}
+
+def online_accuracy_change(records: Iterable[Record], share: float = 0.1) -> float:
+    """Mean online accuracy over the last ``share`` of the tasks minus that over the first, in [-1, 1].
+
+    A task's is the mean of its rows' ``prequential_accuracy``; of T tasks max(1, round(share * T)) are a share.
+    """
+    right: dict[int, float] = {}
+    rows: dict[int, float] = {}
+    n = 0.0  # rows of the record of the same moment, which comes first
+    for record in records:
+        if record.at == "arrival" and record.task is not None and record.metric == "prequential_rows":
+            n = record.value
+            rows[record.task] = rows.get(record.task, 0.0) + n
+        if record.at == "arrival" and record.task is not None and record.metric == "prequential_accuracy":
+            right[record.task] = right.get(record.task, 0.0) + n * record.value
+    accuracy = [right[task] / rows[task] for task in sorted(right)]
+    n_share = max(1, round(share * len(accuracy)))
+    return fmean(accuracy[-n_share:]) - fmean(accuracy[:n_share])
+
+
+MEASURES: Mapping[str, Callable[[continual.Run], float]] = {
+    "online_accuracy_change": lambda run: online_accuracy_change(run.records)
+}
 
 
 def half_width(estimate: Estimate) -> float | None:

@@ -12,6 +12,7 @@ import pytest
 
 import continual
 from continual.statistics import interval
+from continual.types import Record
 
 ROOT = Path(__file__).parents[1]
 PRESETS = {
@@ -132,6 +133,56 @@ def test_replay_of_the_mir_protocol_leaves_out_the_current_task(composed: dict[s
         assert strategy == {} or strategy["er"]["exclude_current"]
         assert strategy == {} or strategy["er"]["memory"]["capacity"] == 500
         assert strategy == {} or strategy["er"]["strength"] == 1, "two means, as in the authors' code"
+
+
+def test_rows_of_split_mnist_batch_keep_the_switches_of_the_protocol(composed: dict[str, dict[str, Any]]) -> None:
+    rows = {name: config for name, config in composed.items() if name.startswith("split_mnist_batch")}
+    strengths = {"ewc": (1e9, 1e10, 1e5), "si": (5e3, 5e4, 10.0)}
+    for name, config in rows.items():
+        strategy, kind = config["strategy"], config["scenario"]["kind"]
+        assert config["optimizer"] == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3, "weight_decay": 0}
+        assert config["model"]["hidden"] == [400, 400]
+        assert config["scenario"]["shuffle_classes"]
+        updates = config["train"]["iterations"] * config["scenario"]["n_tasks"]
+        assert (config["train"]["batch_size"], updates) == (128, 10_000)
+        for method, (of_class, of_domain, of_task) in strengths.items():
+            if method in strategy:
+                known = {"class": of_class, "domain": of_domain, "task": of_task}
+                assert strategy[method]["strength"] == known[kind], name
+        if "er" in strategy:
+            er = strategy["er"]
+            assert (er["remember"], er["weighting"], er["strength"]) == ("end", "tasks", None)
+            assert (er["n_replay"], er["memory"]["capacity"]) == (128, 1000)
+            assert er["memory"]["_target_"].endswith("Reservoir" if kind == "domain" else "Ring")
+
+
+def test_online_accuracy_change_is_the_last_tasks_minus_the_first(script: ModuleType) -> None:
+    def arrival(task: int, metric: str, value: float) -> Record:
+        return Record(0, 0, task, "arrival", None, metric, value)
+
+    records = [
+        fact
+        for task in range(20)
+        for rows, accuracy in ((30, 0.1 * (task >= 18)), (10, 0.5))  # two windows of a task count by their rows
+        for fact in (arrival(task, "prequential_rows", rows), arrival(task, "prequential_accuracy", accuracy))
+    ]
+    assert script.online_accuracy_change(records) == pytest.approx(0.75 * 0.1)
+    assert script.online_accuracy_change(records, share=0.15) == pytest.approx(0.75 * 0.1 * 2 / 3)
+    assert script.online_accuracy_change(records[:8]) == pytest.approx(0.0)
+
+
+def test_the_plasticity_protocol_predicts_the_same_images_before_they_are_learned(
+    script: ModuleType, composed: dict[str, dict[str, Any]]
+) -> None:
+    rows = {name: config for name, config in composed.items() if name.startswith("plasticity")}
+    assert len(rows) >= 4
+    for config in rows.values():
+        scenario, probe = config["scenario"], config["probe"]
+        assert scenario["permute_first"]
+        assert scenario["same_rows"]
+        assert (scenario["rows_per_task"], scenario["arrival_rows"], config["train"]["batch_size"]) == (10_000, 16, 16)
+        assert scenario["rows_per_task"] == 625 * scenario["arrival_rows"] == probe["window"]
+        assert probe["prequential"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
