@@ -128,15 +128,23 @@ def _keep(learner: Learner, directory: Path) -> None:
 
 
 def _follow(records: Iterator[Record], book: Ledger, tracker: Tracker, keep: Callable[[], None]) -> None:
-    """Write down and show each moment's records as they come; store the learner at each end of a task."""
+    """Write down and show each moment's records as they come; store the learner at each end of a task.
+
+    That a moment is over shows only when the next one begins. The learner has learned on by then, or has failed: it is
+    stored at the first record of an end, and what was measured before a failure is written all the same.
+    """
     for (_, _, at), moment in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)):
-        facts = list(moment)
-        book.append(facts)
-        if at in ("start", "end", "final"):
-            book.flush()
-        if at in ("end", "final"):
-            keep()
-        tracker.log(facts)
+        facts: list[Record] = []
+        try:
+            for fact in moment:
+                if not facts and at in ("end", "final"):
+                    keep()
+                facts.append(fact)
+        finally:
+            book.append(facts)
+            if at in ("start", "end", "final"):
+                book.flush()
+            tracker.log(facts)
 
 
 def _finish(tracker: Tracker, directory: Path) -> None:

@@ -1,6 +1,9 @@
 """The step against the same arithmetic written out with torch, and the order in which strategies act."""
 
+import re
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+import continual
+from continual import cli as command_line
+from continual import compose, ledger, snapshot
+from continual import config as configs
+from continual.errors import DivergedError
+from continual.learner import SGDLearner
 from continual.step import MASKED, step, task_loss
 from continual.strategy import Seams, Strategy, View, Weights
-from continual.types import Batch, Output
+from continual.types import Batch, Experience, Output, Spec
 
 SEAMS = ("mix", "mask", "rows", "penalty", "project", "after_step", "predict")
 
@@ -219,7 +228,7 @@ def test_two_strategies_act_at_each_seam_in_turn_and_get_what_the_other_made() -
         assert torch.equal(facts[who, "after_step"]["x"], original), "a memory sees the rows as they arrived"
         assert facts[who, "penalty"]["live"]
         logits = functional_call(net, before, (original + 1,))
-        for seam in ("rows", "penalty", "after_step"):
+        for seam in ("penalty", "after_step"):
             assert torch.equal(facts[who, seam]["logits"], logits), "the output is of before the update"
     torch.testing.assert_close(facts["1", "rows"]["rows"], 10 * facts["0", "rows"]["rows"], rtol=0, atol=0)
 
@@ -230,6 +239,8 @@ def test_two_strategies_act_at_each_seam_in_turn_and_get_what_the_other_made() -
     )
     parameters = {name: p.clone().requires_grad_() for name, p in before.items()}
     logits = functional_call(net, parameters, (original + 1,)).masked_fill(~allowed, MASKED)
+    for who in "01":
+        assert torch.equal(facts[who, "rows"]["logits"], logits), "losses of rows are over the classes that compete"
     loss = cross_entropy(logits, torch.cat([batch.y, batch.y[:1], batch.y[:1]]), reduction="none")
     (100 * loss.sum() / 6).backward()  # type: ignore[no-untyped-call]
     for index, (name, p) in enumerate(parameters.items()):
@@ -308,3 +319,115 @@ def test_with_a_mask_seam_every_class_competes_until_somebody_says_otherwise() -
     assert diary[0][2]["mask"].all()
     assert diary[0][2]["mask"].dtype == torch.bool
     assert same(weights(net), weights(plain))
+
+
+# ---------------------------------------------------------------- a loss that is not finite
+
+
+class Growing(Strategy):
+    """A penalty of 0 for two updates, and then of ``value``."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.calls = value, 0
+
+    def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
+        self.calls += 1
+        return 0.0 if self.calls <= 2 else self.value * next(iter(params.values())).square().sum()
+
+
+class Spoilt(Strategy):
+    """Losses of rows that are nan."""
+
+    def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
+        return rows * float("nan")
+
+
+def learner(*strategies: tuple[str, Strategy], **options: Any) -> SGDLearner:
+    spec = Spec((3,), 4, dtype=torch.float64)
+    momentum = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    return SGDLearner(lambda spec: network(), momentum, dict(strategies), spec=spec, batch_size=2, **options)
+
+
+def experience(table: Any, index: int = 0, spoil: int | None = None) -> Experience:
+    x, y = rows(6).x, rows(6).y
+    if spoil is not None:
+        x[spoil] = float("inf")
+    return Experience(index, table(x, y))
+
+
+def until_it_stops(sgd: SGDLearner, e: Experience) -> tuple[bytes, bytes, str]:
+    """The network and optimizer before the update that failed, and after; what was said."""
+
+    def trained() -> bytes:
+        state = sgd.state_dict()
+        return snapshot.dumps({key: state[key] for key in ("network", "optimizer")})
+
+    before = trained()
+    updates = sgd.learn(e)
+    try:
+        for _ in updates:
+            before = trained()
+    except DivergedError as error:
+        return before, trained(), str(error)
+    pytest.fail("it did not stop")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_penalty_that_is_not_finite_stops_before_the_update_and_is_named(table: Any, value: float) -> None:
+    sgd = learner(("calm", Pull(0.0)), ("growing", Growing(value)))
+    before, after, told = until_it_stops(sgd, experience(table, index=7))
+    assert before == after, "the weights are those before the update, and finite"
+    assert all(bool(p.isfinite().all()) for p in sgd.view.params.values())
+    assert re.fullmatch(
+        rf"the loss is {value} at update 2 of experience 7: the penalty of strategy 'growing' is {value}; "
+        r"the last finite loss was ([\d.]+)\. Lower optimizer\.lr or the strategy's strength, or clip gradients .*",
+        told,
+    )
+    assert f"{sgd.view.last_loss:g}" in told
+    twin = learner()
+    updates = twin.learn(experience(table))
+    next(updates), next(updates)
+    assert sgd.view.last_loss == twin.view.last_loss
+
+
+def test_rows_that_are_not_finite_are_told_apart_from_a_strategy_that_spoils_them(table: Any) -> None:
+    _, _, told = until_it_stops(learner(("spoilt", Spoilt())), experience(table))
+    assert "at update 0 of experience 0: the loss as changed by strategy 'spoilt' is nan; " in told
+    assert "there was no finite loss before" in told
+    sgd = learner(("pull", Pull(0.1)))
+    before, after, told = until_it_stops(sgd, experience(table, spoil=3))
+    assert before == after
+    assert "the cross-entropy is nan" in told
+    assert "strategy 'pull'" not in told
+
+
+def test_without_the_check_it_goes_on(table: Any) -> None:
+    """As between two looks on an accelerator."""
+    net = network()
+    take_step(net, rows(), Spoilt(), check=False)
+    assert not next(net.parameters()).isfinite().any()
+
+
+BREAKS = (
+    *("scenario/source=gaussian", "scenario.n_tasks=2", "model.hidden=[8]", "track=none", "strategy=er"),
+    *("strategy.er.exclude_current=true", "strategy.er.strength=1e38"),  # nothing is replayed in the first task
+)
+
+
+def test_a_run_that_diverges_ends_in_one_line_and_keeps_the_last_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = f"output={tmp_path}"
+    assert command_line.main(["run", "--quiet", where, *BREAKS]) != 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1, said.err
+    assert re.match(r"error: the loss is (nan|inf) at update \d+ of experience 1: ", said.err)
+    (path,) = (manifest.parent for manifest in tmp_path.rglob(ledger.MANIFEST))
+    assert ledger.read(path).status == "failed"
+    kept = continual.load(path)
+    config = compose(where, *BREAKS)
+    stream = configs.build_stream(config)
+    first = configs.build_learner(config, stream.spec)
+    list(first.learn(next(iter(stream))))
+    assert snapshot.dumps(kept.state_dict()) == snapshot.dumps(first.state_dict())
