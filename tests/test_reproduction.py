@@ -123,16 +123,21 @@ def test_the_command_says_what_is_run(script: ModuleType) -> None:
 
 def test_replay_of_the_mir_protocol_leaves_out_the_current_task(composed: dict[str, dict[str, Any]]) -> None:
     mir = {name: config["strategy"] for name, config in composed.items() if name.startswith("split_mnist_mir")}
-    assert {name: strategy["er"]["n_replay"] for name, strategy in mir.items() if strategy} == {
+    replays = {name: settings for name, strategy in mir.items() for settings in strategy.values()}
+    assert {name: settings["n_replay"] for name, settings in replays.items()} == {
         "split_mnist_mir_er": 10,
         "split_mnist_mir_er_40": 40,
         "split_mnist_mir_noise_er": 10,
         "split_mnist_mir_noise_er_40": 40,
+        "split_mnist_mir_mir": 10,
+        "split_mnist_mir_noise_mir": 10,
     }
-    for strategy in mir.values():
-        assert strategy == {} or strategy["er"]["exclude_current"]
-        assert strategy == {} or strategy["er"]["memory"]["capacity"] == 500
-        assert strategy == {} or strategy["er"]["strength"] == 1, "two means, as in the authors' code"
+    for settings in replays.values():
+        assert settings["exclude_current"]
+        assert settings["memory"]["capacity"] == 500
+        assert settings["memory"]["_target_"].endswith("Reservoir")
+        assert settings["strength"] == 1, "two means, as in the authors' code"
+    assert {mir[name]["mir"]["n_candidates"] for name in mir if "mir" in mir[name]} == {50}
 
 
 def test_rows_of_split_mnist_batch_keep_the_switches_of_the_protocol(composed: dict[str, dict[str, Any]]) -> None:
