@@ -20,7 +20,7 @@ class Average:
     """A moving average of a network: ``weights`` (parameters and buffers by name), and how many ``updates`` it made."""
 
     def __init__(self, view: View) -> None:
-        self.weights, self.updates = view.copy(), 0
+        self.weights, self.updates, self.device = view.copy(), 0, view.classes.device
 
     def follow(self, view: View, decay: float) -> None:
         """One update towards the live weights."""
@@ -31,8 +31,7 @@ class Average:
         return {"weights": self.weights, "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        device = next(iter(self.weights.values())).device
-        self.weights = {name: w.to(device, copy=True) for name, w in state["weights"].items()}
+        self.weights = {name: w.to(self.device, copy=True) for name, w in state["weights"].items()}
         self.updates = int(state["updates"])
 
     def answer(self, view: View, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from continual.errors import UserError
 from continual.memory import Memory
 from continual.seeding import generator
 from continual.strategies.er import ER
+from continual.strategies.replay import at_least_0
 from continual.strategy import View, Weights
 from continual.types import Batch, Output
 
@@ -50,8 +51,6 @@ class CLSER(ER):
         stable_decay: float = 0.999,
         seed: int = 0,
     ) -> None:
-        if strength < 0:
-            raise UserError(f"strategy.cls_er.strength={strength} must be at least 0")
         for name, value in (("plastic_frequency", plastic_frequency), ("stable_frequency", stable_frequency)):
             if not 0 < value <= 1:
                 raise UserError(f"strategy.cls_er.{name}={value} must be in (0, 1]")
@@ -59,6 +58,7 @@ class CLSER(ER):
             if not 0 <= value <= 1:
                 raise UserError(f"strategy.cls_er.{name}={value} must be in [0, 1]")
         super().__init__(memory, n_replay, exclude_current, seed=seed)
+        at_least_0(self, strength=strength)
         self.consistency = strength  # ER's own strength weighs the replayed rows' cross-entropy
         self.plastic_frequency, self.plastic_decay = plastic_frequency, plastic_decay
         self.stable_frequency, self.stable_decay = stable_frequency, stable_decay

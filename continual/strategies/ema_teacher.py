@@ -16,6 +16,7 @@ from torch.nn.functional import log_softmax, mse_loss
 from continual.averages import Average
 from continual.errors import UserError
 from continual.step import MASKED
+from continual.strategies.replay import at_least_0, name_of
 from continual.strategy import Strategy, View, Weights
 from continual.types import Batch, Output
 
@@ -25,12 +26,11 @@ class SlowTeacher(Strategy):
 
     Args:
         decay: in [0, 1]; 0 is the network itself, 1 the plain mean of its weights after every update.
-        name: of the strategy, for errors.
     """
 
-    def __init__(self, decay: float, name: str) -> None:
+    def __init__(self, decay: float) -> None:
         if not 0 <= decay <= 1:
-            raise UserError(f"strategy.{name}.decay={decay} must be in [0, 1]")
+            raise UserError(f"strategy.{name_of(self)}.decay={decay} must be in [0, 1]")
         self.decay = decay
 
     def start(self, view: View) -> None:
@@ -60,9 +60,8 @@ class EMATeacher(SlowTeacher):
     """
 
     def __init__(self, decay: float = 0.99, answers: bool = True, strength: float = 0.0) -> None:
-        if strength < 0:
-            raise UserError(f"strategy.ema_teacher.strength={strength} must be at least 0")
-        super().__init__(decay, "ema_teacher")
+        at_least_0(self, strength=strength)
+        super().__init__(decay)
         self.strength = strength
         self.replaces_answers = answers  # type: ignore[misc]  # of the class, where it is no choice
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from continual.errors import UserError
+from continual.strategies.replay import at_least_0
 from continual.strategy import Strategy, View, Weights
 from continual.types import Batch, Experience, Output
 
@@ -33,8 +33,7 @@ class FeatureDistillation(Strategy):
     needs_features: ClassVar[bool] = True
 
     def __init__(self, strength: float = 1.0) -> None:
-        if strength < 0:
-            raise UserError(f"strategy.feature_distillation.strength={strength} must be at least 0")
+        at_least_0(self, strength=strength)
         self.strength = strength
         self.teacher: dict[str, Tensor] = {}
 

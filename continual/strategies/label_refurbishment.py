@@ -33,7 +33,7 @@ class LabelRefurbishment(SlowTeacher):
     def __init__(self, strength: float = 0.1, decay: float = 0.99) -> None:
         if not 0 <= strength <= 1:
             raise UserError(f"strategy.label_refurbishment.strength={strength} must be in [0, 1]")
-        super().__init__(decay, "label_refurbishment")
+        super().__init__(decay)
         self.strength = strength
 
     def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:

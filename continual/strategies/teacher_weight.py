@@ -10,8 +10,8 @@ reviewed by Song et al. 2022, https://arxiv.org/abs/2007.08199.
 
 from torch import Tensor
 
-from continual.errors import UserError
 from continual.strategies.ema_teacher import SlowTeacher
+from continual.strategies.replay import at_least_0
 from continual.strategies.small_loss import reshare
 from continual.strategy import View
 from continual.types import Batch, Output
@@ -28,9 +28,8 @@ class TeacherWeight(SlowTeacher):
     """
 
     def __init__(self, strength: float = 1.0, decay: float = 0.99) -> None:
-        if strength < 0:
-            raise UserError(f"strategy.teacher_weight.strength={strength} must be at least 0")
-        super().__init__(decay, "teacher_weight")
+        at_least_0(self, strength=strength)
+        super().__init__(decay)
         self.strength = strength
 
     def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
