@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
-from itertools import chain, repeat, zip_longest
+from itertools import chain, combinations, repeat, zip_longest
 from typing import Any
 
 import numpy as np
@@ -103,8 +103,6 @@ SMALL: dict[str, Case] = {
     "learner=avalanche/rar": ("model._target_=continual.models.mlp",),
 }
 STACKS: list[Case] = [
-    ("strategy=[er,ewc]", *MOODY, *BLOBS),
-    ("strategy=[derpp,lwf]", *MOODY, *BLOBS),
     ("strategy=[er_ace,ewc]", "train.head=seen", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.memory.store=indices", "strategy.er.memory.replacement=true", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.exclude_current=true", "train.head=current", *MOODY, *BLOBS),
@@ -122,10 +120,15 @@ STACKS: list[Case] = [
     ),
     ("learner=ranpac", "learner.ridge=1", "scenario.kind=task", "train.head=per_task", *BLOBS),
     ("strategy=[er,ewc]", "train.head=growing", "optimizer.momentum=0.9", *MOODY, *BLOBS),
+    ("strategy=[si,mas,rwalk]", "train.head=growing", "optimizer.momentum=0.9", *MOODY, *BLOBS),
+    ("strategy=[l2_init,shrink_perturb]", "strategy.shrink_perturb.every=2", "scenario.arrival_rows=9", *MOODY, *BLOBS),
     ("strategy=derpp", "train.head=growing", "scenario.arrival_rows=9", *MOODY, *BLOBS),
     ("strategy=lwf", "train.head=multi_head", "scenario.kind=task", *MOODY, *BLOBS),
     ("strategy=ewc", "train.head=multi_head", "scenario=permuted", "scenario.task_aware=true", *MOODY, *DIGITS),
 ]
+PAIRED = ("er", "derpp", "ewc", "si", "lwf", "l2_init")
+"""Every two of these are a stack."""
+STACKS += [(f"strategy=[{one},{other}]", *MOODY, *BLOBS) for one, other in combinations(PAIRED, 2)]
 
 
 def learner_cases() -> list[Case]:
