@@ -135,16 +135,18 @@ class SGDLearner:
             batch = _to(batch, self.device)
         self.note(batch.y)
         with self._guard():
-            step(
-                self.view,
-                self.seams,
-                batch,
-                self.optimizer,
-                mask=self.head.mask,
-                augment=self.augment,
-                clip=self.clip,
-                check=self.device.type == "cpu" or self.updates % CHECK_EVERY == 0,
-            )
+            for left in reversed(range(self.seams.n_repeats)):
+                self.view.again = left > 0
+                step(
+                    self.view,
+                    self.seams,
+                    batch,
+                    self.optimizer,
+                    mask=self.head.mask,
+                    augment=self.augment,
+                    clip=self.clip,
+                    check=self.device.type == "cpu" or self.updates % CHECK_EVERY == 0,
+                )
         if self.scheduler:
             self.scheduler.step()
 

@@ -134,6 +134,9 @@ class Strategy:
     needs_task_gradient: bool = False
     """True, before ``start``, if ``after_step`` reads ``view.task_gradient``; a penalty then costs a backward more."""
 
+    n_repeats: int = 1
+    """Steps that the learner makes on each batch that arrives; of several strategies the largest counts."""
+
     def clash(self, other: "Strategy") -> str | None:
         """Why this makes no sense beside ``other``, as the end of a sentence; None if it does."""
         for what, flag in (("the loss", "replaces_loss"), ("the answers", "replaces_answers")):
@@ -205,5 +208,6 @@ class Seams:
         self.project = acting("project")
         self.after_step = acting("after_step")
         self.predict = acting("predict")
+        self.n_repeats = max([s.n_repeats for s in strategies.values()], default=1)
         self.needs_task_gradient = any(s.needs_task_gradient for s in strategies.values())
         self.names = {id(s): name for name, s in strategies.items()}

@@ -44,6 +44,8 @@ EXCEPTIONS = {
     ("cls_er with strength=0", "neutral_element"): "what is left is replay, and the stable average's answers",
     ("cls_er with n_replay=0", "neutral_element"): "with nothing replayed the stable average still answers",
     ("ema_teacher with strength=0", "neutral_element"): "the teacher answers, too; answers=false switches that off",
+    ("rar with n_replay=0", "neutral_element"): "with nothing replayed it still repeats its steps, which is its point",
+    ("rar with strength=0", "neutral_element"): "with nothing replayed it still repeats its steps, which is its point",
     ("icarl with n_replay=0", "neutral_element"): "with nothing replayed its loss and its answers are still its own",
     ("scr with n_replay=0", "neutral_element"): "with nothing replayed its loss and its answers are still its own",
     ("learner=avalanche/cope", "it_learns"): "it makes one update of each experience: it is for arrivals of one batch",

@@ -14,10 +14,17 @@ from torch import Tensor
 from continual.errors import UserError
 from continual.herding import herd
 from continual.learner import SGDLearner
-from continual.memory import ClassBalanced, Herding, Memory, Reservoir, Ring
+from continual.memory import FIFO, ClassBalanced, Herding, Memory, Reservoir, Ring
+from continual.strategies.agem import AGEM, projected
+from continual.strategies.der import DER
 from continual.strategies.er import ER
-from continual.strategy import Strategy
-from continual.types import Experience, Output, Spec
+from continual.strategies.gem import GEM, feasible
+from continual.strategies.loss_balanced_er import LossBalancedER
+from continual.strategies.mir import MIR, row_losses
+from continual.strategies.rar import RAR
+from continual.strategies.use_balanced_er import UseBalancedER
+from continual.strategy import Strategy, View
+from continual.types import Batch, Experience, Output, Spec
 
 DOUBLE = torch.float64
 SPEC = Spec((1,), 3, dtype=DOUBLE, n_experiences=3)
@@ -196,6 +203,329 @@ def test_herding_pays_a_forward_pass_for_each_row(learner: Any, arrival: Arrival
     assert spent == [12, 16]
 
 
+# ---------------------------------------------------------------- dark experience replay
+
+
+def test_der_by_hand(learner: Any, arrival: Arrival) -> None:
+    """L = mean CE of the arrived + strength mean (z - z*)^2 over four replayed rows and three classes."""
+    sgd, w0 = learner(DER(partial(Reservoir, 10), n_replay=10, strength=0.7)), numbers(0.3, -0.2, 0.5)
+    list(sgd.learn(arrival(0, X, Y)))
+    w1 = w0 - LR * slope(w0, X, Y)
+    close(weights(sgd), w1)
+    list(sgd.learn(arrival(1, [1.0, -0.5, 3.0], [2, 1, 2])))
+    stored = (numbers(*X)[:, None] * w0).float().double()  # kept as float32, of before the update
+    pull = (2 / 12) * ((numbers(*X)[:, None] * w1 - stored) * numbers(*X)[:, None]).sum(0)
+    close(weights(sgd), w1 - LR * (slope(w1, [1.0, -0.5, 3.0], [2, 1, 2]) + 0.7 * pull))
+
+
+# ---------------------------------------------------------------- maximally interfered retrieval
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5, None])
+@pytest.mark.parametrize(("new_x", "new_y"), [([3.0, 1.0], [2, 0]), ([2.0, 0.5], [0, 0])])
+def test_mir_replays_the_row_that_a_step_would_hurt_most(
+    learner: Any, arrival: Arrival, strength: float | None, new_x: list[float], new_y: list[int]
+) -> None:
+    sgd, w = learner(MIR(partial(Reservoir, 9), n_replay=1, n_candidates=9, strength=strength)), numbers(0.3, -0.2, 0.5)
+    list(sgd.learn(arrival(0, X, Y)))
+    w = w - LR * slope(w, X, Y)
+    hurt = loss(w - LR * slope(w, new_x, new_y), X, Y) - loss(w, X, Y)
+    list(sgd.learn(arrival(1, new_x, new_y)))
+    chosen, new = row_of(X[int(hurt.argmax())]), slope(w, new_x, new_y)
+    old = slope(w, *chosen)
+    close(weights(sgd), w - LR * ((2 * new + old) / 3 if strength is None else new + strength * old))
+
+
+def test_the_choice_of_mir_depends_on_what_arrived(arrival: Arrival) -> None:
+    """As the two cases of the test above: else it would pass with a rule that looks at the memory alone."""
+    w = numbers(0.3, -0.2, 0.5)
+    w = w - LR * slope(w, X, Y)
+    hurt = [
+        loss(w - LR * slope(w, x, y), X, Y) - loss(w, X, Y) for x, y in (([3.0, 1.0], [2, 0]), ([2.0, 0.5], [0, 0]))
+    ]
+    assert hurt[0].argmax() != hurt[1].argmax()
+    assert all(h.argmax() != loss(w, X, Y).argmax() for h in hurt[:1])
+
+
+def test_mir_pays_for_its_virtual_step_and_for_its_candidates(learner: Any, arrival: Arrival) -> None:
+    """A batch of 2: 3 * 2 for itself, 3 * 2 for the virtual step, 2 * 3 for candidates, 3 for the replayed row."""
+    sgd = learner(MIR(partial(Reservoir, 9), n_replay=1, n_candidates=3), batch_size=4)
+    list(sgd.learn(arrival(0, X, Y)))
+    assert sgd.cost().forward_equivalents == 12
+    list(sgd.learn(arrival(1, [1.0, 2.0], [0, 2])))
+    assert sgd.cost().forward_equivalents == 12 + 6 + 6 + 6 + 3
+
+
+def test_mir_scores_nothing_while_all_candidates_are_replayed(learner: Any, arrival: Arrival) -> None:
+    sgd = learner(MIR(partial(Reservoir, 9), n_replay=10, n_candidates=50))
+    for index in range(2):
+        list(sgd.learn(arrival(index, X, Y)))
+    assert sgd.cost().forward_equivalents == 12 + 24
+
+
+def test_mir_leaves_out_the_current_experience(learner: Any, arrival: Arrival) -> None:
+    drawn: list[list[int]] = []
+
+    class Spy(MIR):
+        def draw(self, view: View, batch: Batch) -> Tensor:
+            slots = super().draw(view, batch)
+            drawn.append(self.memory.columns["experience"][slots].tolist())
+            return slots
+
+    sgd = learner(Spy(partial(Reservoir, 100), n_replay=1, n_candidates=9, exclude_current=True), batch_size=2)
+    for index in range(3):
+        list(sgd.learn(arrival(index, X, Y)))
+    assert drawn[:4] == [[], [], [0], [0]]
+    assert {row for draw in drawn[4:] for row in draw} <= {0, 1}
+
+
+@pytest.mark.parametrize("head", ["all", "seen"])
+def test_losses_of_rows_are_those_of_eval_mode_under_the_head(learner: Any, arrival: Arrival, head: str) -> None:
+    def noisy(spec: Spec) -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Linear(1, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(), torch.nn.Linear(4, 3)
+        ).double()
+
+    sgd = learner(None, noisy, head=head)
+    list(sgd.learn(arrival(0, X, Y)))
+    before, spent = {k: v.clone() for k, v in sgd.network.state_dict().items()}, sgd.cost().forward_equivalents
+    batch = Batch(numbers(*X)[:, None], torch.tensor(Y), torch.ones(4, dtype=DOUBLE), arrived=0)
+    found = row_losses(sgd.view, sgd.view.params, batch)
+    logits = sgd.network.eval()(batch.x).logits.detach()[:, : 3 if head == "all" else 2]
+    close(found, logits.exp().sum(1).log() - logits[range(4), Y])
+    assert all(torch.equal(value, before[name]) for name, value in sgd.network.state_dict().items())
+    assert sgd.cost().forward_equivalents == spent + 4
+    assert not found.requires_grad
+
+
+# ---------------------------------------------------------------- averaged gradient episodic memory
+
+
+def test_the_projection_by_hand() -> None:
+    """g = (1, 0 | 0), r = (-1, 1 | 1): g r = -1, r r = 3; a third of r is added: nothing is left against r."""
+    g, r = {"a": numbers(1.0, 0.0), "b": numbers(0.0)}, {"a": numbers(-1.0, 1.0), "b": numbers(1.0)}
+    found = projected(g, r)
+    close(torch.cat([found["a"], found["b"]]), numbers(2 / 3, 1 / 3, 1 / 3))
+    agreeing = {name: -value for name, value in r.items()}
+    assert all(torch.equal(projected(g, agreeing)[name], g[name]) for name in g), "nothing is changed where they agree"
+    nothing = {name: torch.zeros_like(value) for name, value in r.items()}
+    assert all(torch.equal(projected(g, nothing)[name], g[name]) for name in g), "nor by a reference of length 0"
+
+
+@pytest.mark.parametrize(("new_x", "new_y", "against"), [([2.0, -1.0], [2, 2], True), ([0.5, 2.0], [0, 0], False)])
+def test_agem_by_hand(learner: Any, arrival: Arrival, new_x: list[float], new_y: list[int], against: bool) -> None:
+    sgd, w = learner(AGEM(partial(Reservoir, 9), n_replay=9), epochs=2), numbers(0.3, -0.2, 0.5)
+    list(sgd.learn(arrival(0, X, Y)))
+    for _ in range(2):
+        w = w - LR * slope(w, X, Y)
+    close(weights(sgd), w)  # nothing is remembered before the end of the experience
+    list(sgd.learn(arrival(1, new_x, new_y)))
+    for _ in range(2):
+        g, r = slope(w, new_x, new_y), slope(w, X, Y)
+        assert (torch.dot(g, r) < 0) == against
+        w = w - LR * (g - torch.dot(g, r) / torch.dot(r, r) * r if against else g)
+    close(weights(sgd), w)
+    assert sgd.cost().forward_equivalents == 2 * 3 * 4 + 2 * 3 * (2 + 4)
+
+
+# ---------------------------------------------------------------- gradient episodic memory
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3])
+def test_gem_with_one_constraint_by_hand(margin: float) -> None:
+    """g = (1, 0), r = (-2, 1): v = 2/5 makes it orthogonal; a larger margin is the bound of v instead."""
+    g, r = numbers(1.0, 0.0), numbers(-2.0, 1.0)
+    close(feasible(g, r[None], margin), g + 0.4 * r)
+    close(feasible(g, r[None], 0.7), g + 0.7 * r)
+    assert feasible(g, -r[None], margin) is g, "no constraint is broken"
+
+
+def test_gem_finds_the_nearest_gradient_that_breaks_no_constraint() -> None:
+    """The conditions of Karush, Kuhn and Tucker, which no other point fulfils; with two constraints also each case."""
+    draws = torch.Generator().manual_seed(0)
+    broken = 0
+    for trial in range(50):
+        n = 2 if trial < 25 else 4
+        rows, (g,) = (torch.randn(k, n + 1, generator=draws, dtype=DOUBLE) for k in (n, 1))
+        found = feasible(g, rows, 0.0)
+        v = torch.linalg.lstsq(rows.T, (found - g)[:, None]).solution[:, 0]
+        torch.testing.assert_close(g + rows.T @ v, found)  # a sum of constraints is added
+        assert (v >= -1e-9).all()
+        assert (rows @ found >= -1e-9).all()
+        assert (v * (rows @ found)).abs().max() < 1e-9  # only of those that would be broken
+        broken += int((rows @ g < 0).any())
+        if n == 2:
+            close(found, nearest(g, rows))
+    assert broken > 30
+
+
+def nearest(g: Tensor, rows: Tensor) -> Tensor:
+    """Of ``g`` and its projections across one or both rows of ``rows``: the nearest that breaks no constraint."""
+    across = [g - a.T @ torch.linalg.solve(a @ a.T, a @ g) for a in (rows[:1], rows[1:], rows)]
+    allowed = [point for point in (g, *across) if (rows @ point >= -1e-12).all()]
+    return min(allowed, key=lambda point: float((point - g).norm()))
+
+
+def test_constraints_that_repeat_or_vanish_are_borne() -> None:
+    """Two equal ones act as one; one of length 0 does not act."""
+    g, r = numbers(1.0, 0.0), numbers(-2.0, 1.0)
+    for others in (r[None], 0 * r[None], torch.cat([r[None], 0 * r[None], 3 * r[None]])):
+        found = feasible(g, torch.cat([r[None], others]), 0.0)
+        torch.testing.assert_close(found, g + 0.4 * r, rtol=1e-9, atol=1e-9)
+
+
+def test_gem_by_hand(learner: Any, arrival: Arrival) -> None:
+    """Three experiences of a memory of 7: the last two rows of each one; two constraints in the third one."""
+    gem = GEM(partial(Ring, 7), margin=0.0)
+    sgd, w = learner(gem, batch_size=3), numbers(0.3, -0.2, 0.5)
+    arrivals = [([0.5, -1.0, 2.0], [0, 1, 0]), ([1.0, 2.0, -0.7], [1, 1, 2]), ([2.0, -1.5, 1.0], [2, 0, 2])]
+    changed = 0
+    for index, (x, y) in enumerate(arrivals):
+        g, earlier = slope(w, x, y), [slope(w, old_x[-2:], old_y[-2:]) for old_x, old_y in arrivals[:index]]
+        rows = torch.stack([*earlier, *earlier][:2]) if earlier else torch.zeros(2, 3, dtype=DOUBLE)
+        follow = nearest(g, rows) if index == 2 else g - float(torch.dot(g, rows[0]).clamp(max=0)) * unit(rows[0])
+        changed += int(not torch.equal(follow, g))
+        w = w - LR * follow
+        list(sgd.learn(arrival(index, x, y)))
+        torch.testing.assert_close(weights(sgd), w, rtol=1e-9, atol=1e-11)
+    assert changed == 2
+    assert sgd.cost().forward_equivalents == 3 * (3 + 3 + 2 + 3 + 4)
+    list(sgd.learn(arrival(3, [0.1, 0.2, 0.3], [0, 0, 0])))  # more than announced: in the place of the first
+    assert gem.memory.column("label", torch.arange(6)).tolist() == [0, 0, 2, 1, 2, 0]
+
+
+def unit(r: Tensor) -> Tensor:
+    """r / (r r), 0 for 0."""
+    return r / torch.dot(r, r).clamp(min=1e-300)
+
+
+# ---------------------------------------------------------------- repeated augmented rehearsal
+
+
+def test_rar_by_hand(learner: Any, arrival: Arrival) -> None:
+    """Three steps on each batch beside the rows of earlier ones; each row is remembered once."""
+    rar = RAR(partial(Reservoir, 100), n_replay=100, n_repeats=3, strength=0.5)
+    scheduler = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    sgd, w = learner(rar, batch_size=2, scheduler=scheduler), numbers(0.3, -0.2, 0.5)
+    assert list(sgd.learn(arrival(0, X[:2], Y[:2]))) == [2]
+    for _ in range(3):
+        w = w - LR * slope(w, X[:2], Y[:2])
+    close(weights(sgd), w)
+    list(sgd.learn(arrival(1, X[2:], Y[2:])))
+    for _ in range(3):
+        w = w - LR / 2 * (slope(w, X[2:], Y[2:]) + 0.5 * slope(w, X[:2], Y[:2]))
+    close(weights(sgd), w)
+    assert contents(rar.memory) == sorted(X)
+    assert sgd.cost().forward_equivalents == 3 * 3 * (2 + 4)
+
+
+def test_beside_rar_every_memory_keeps_a_row_once(three: Model, arrival: Arrival) -> None:
+    beside: list[Any] = [
+        ER(partial(Reservoir, 99)),
+        DER(partial(Reservoir, 99)),
+        AGEM(partial(Reservoir, 99), remember="step"),
+    ]
+    strategies = {"rar": RAR(partial(Reservoir, 99), n_repeats=4)} | {type(s).__name__: s for s in beside}
+    sgd = SGDLearner(three, partial(torch.optim.SGD, lr=LR), strategies, spec=SPEC, batch_size=2)
+    list(sgd.learn(arrival(0, X, Y)))
+    for s in beside:
+        assert contents(s.memory) == sorted(X)
+
+
+def test_each_repetition_draws_and_augments_anew(learner: Any, arrival: Arrival) -> None:
+    class Shift:
+        """Adds a number that grows from call to call."""
+
+        calls = 0
+
+        def __call__(self, batch: Batch) -> Tensor:
+            self.calls += 1
+            seen.append(batch.x[batch.arrived :, 0].tolist())
+            return batch.x + self.calls
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"calls": self.calls}
+
+        def load_state_dict(self, state: Any) -> None:
+            self.calls = state["calls"]
+
+    seen: list[list[float]] = []
+    shift = Shift()
+    sgd = learner(RAR(partial(Reservoir, 100), n_replay=2, n_repeats=5), augment=shift)
+    list(sgd.learn(arrival(0, X, Y)))
+    seen.clear()
+    list(sgd.learn(arrival(1, X, Y)))
+    assert shift.calls == 10
+    assert len(seen) == 5
+    assert len({tuple(sorted(draw)) for draw in seen}) > 1
+
+
+# ---------------------------------------------------------------- unequal chances
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_chances_grow_with_the_loss(learner: Any, arrival: Arrival, exponent: float) -> None:
+    er = LossBalancedER(partial(Reservoir, 9), n_replay=1, exponent=exponent)
+    sgd = learner(er)
+    list(sgd.learn(arrival(0, X, Y)))
+    er.memory.columns["loss"][:4] = torch.tensor([1.0, 2.0, 0.0, 3.0])
+    batch = arrival(1, X, Y).rows.take(torch.arange(4))
+    counts = torch.zeros(4)
+    for _ in range(2000):
+        er.mix(sgd.view, batch)
+        counts[er.slots] += 1
+    expected = torch.tensor([1.0, 2.0, 1e-6, 3.0]) ** exponent
+    share = expected / expected.sum()
+    spread = (2000 * share * (1 - share)).sqrt()
+    assert ((counts - 2000 * share).abs() <= 5 * spread + 1e-2).all(), counts
+
+
+def test_losses_are_those_of_the_last_time_that_a_row_was_trained_on(three: Model, arrival: Arrival) -> None:
+    """Also where another strategy asks for gradients of other rows in the same step, or puts rows in front."""
+    known: dict[float, float] = {}
+    refreshed: list[int] = []
+
+    class Spy(LossBalancedER):
+        def mix(self, view: View, batch: Batch) -> Batch:
+            mixed = super().mix(view, batch)
+            w = view.params["model.weight"].detach()[:, 0].clone()
+            trained = torch.cat([mixed.x[: batch.arrived, 0], mixed.x[self.first :, 0]]).tolist()
+            labels = torch.cat([mixed.y[: batch.arrived], mixed.y[self.first :]]).tolist()
+            known.update(zip(trained, loss(w, trained, labels).tolist(), strict=True))
+            refreshed.append(len(self.slots))
+            return mixed
+
+    er = Spy(partial(FIFO, 6), n_replay=2)
+    others = {name: MIR(partial(Reservoir, 9), n_replay=1, seed=seed) for seed, name in enumerate(("before", "after"))}
+    strategies = {"before": others["before"], "er": er, "after": others["after"], "agem": AGEM(partial(Reservoir, 9))}
+    sgd = SGDLearner(three, partial(torch.optim.SGD, lr=LR), strategies, spec=SPEC, batch_size=2)
+    for index in range(3):
+        for _ in sgd.learn(arrival(index, [x + 0.01 * index for x in X], Y)):
+            slots = torch.arange(len(er.memory))
+            stored, x = er.memory.column("loss", slots), er.memory.column("x", slots)[:, 0].tolist()
+            torch.testing.assert_close(stored, torch.tensor([known[value] for value in x]))
+    assert refreshed == [0, 2, 2, 2, 2, 2]
+
+
+def test_rows_are_replayed_in_turns_the_least_replayed_first(learner: Any, arrival: Arrival) -> None:
+    er = UseBalancedER(partial(FIFO, 5), n_replay=2)
+    sgd = learner(er)
+    list(sgd.learn(arrival(0, X, Y)))
+    batch = arrival(1, X, Y).rows.take(torch.arange(4))
+    first: list[tuple[int, ...]] = []
+    for turn in range(1, 21):
+        mixed = er.mix(sgd.view, batch)
+        uses = er.memory.columns["uses"][:4]
+        assert uses.sum() == 2 * turn
+        assert uses.max() - uses.min() <= 1
+        if turn % 2:
+            first.append(tuple(sorted(mixed.x[4:, 0].tolist())))
+    assert len(set(first)) > 2, "ties are broken at random"
+    list(sgd.learn(arrival(1, [7.0], [2])))
+    assert sorted(er.memory.columns["uses"].tolist()) == [0, 10, 10, 11, 11], "a new row begins at 0"
+    assert 7.0 in er.mix(sgd.view, batch).x[4:, 0].tolist(), "and comes first"
+
+
 # ---------------------------------------------------------------- mistakes
 
 
@@ -204,6 +534,13 @@ def test_herding_pays_a_forward_pass_for_each_row(learner: Any, arrival: Arrival
     (lambda: ER(partial(Reservoir, 4), strength=-0.5), r"strategy.er.strength=-0.5 must be at least 0"),
     (lambda: ER(partial(Reservoir, 4), remember="never"), r"strategy.er.remember='never' is unknown"),
     (lambda: ER(partial(Reservoir, 4), weighting="task"), r"strategy.er.weighting='task' is unknown"),
+    (lambda: DER(partial(Reservoir, 4), strength=-1), r"strategy.der.strength=-1 must be at least 0"),
+    (lambda: MIR(partial(Reservoir, 4), strength=-1), r"strategy.mir.strength=-1 must be at least 0"),
+    (lambda: MIR(partial(Reservoir, 4), n_candidates=-1), r"strategy.mir.n_candidates=-1 must be at least 0"),
+    (lambda: AGEM(partial(Reservoir, 4), n_replay=-1), r"strategy.agem.n_replay=-1 must be at least 0"),
+    (lambda: GEM(partial(Ring, 4), margin=-0.1), r"strategy.gem.margin=-0.1 must be at least 0"),
+    (lambda: RAR(partial(Reservoir, 4), n_repeats=0), r"strategy.rar.n_repeats=0 must be at least 1"),
+    (lambda: LossBalancedER(partial(Reservoir, 4), exponent=-1), r"loss_balanced_er.exponent=-1 must be at least 0"),
 ])  # fmt: skip
 def test_wrong_values_are_refused(make: Callable[[], Strategy], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -216,9 +553,20 @@ def test_wrong_values_are_refused(make: Callable[[], Strategy], message: str) ->
     (lambda: ER(partial(Herding, 4)), r"strategy.er.remember=end"),
     (lambda: ER(partial(Herding, 4), remember="end"), r"this model tells none"),
     (lambda: ER(partial(Ring, 2)), r"at least 1 row for each of 3 classes"),
+    (lambda: MIR(partial(Reservoir, 4), exclude_current=True), r"mir.exclude_current=true needs task boundaries"),
+    (lambda: GEM(partial(Ring, 9)), r"strategy 's' needs task boundaries"),
+    (lambda: UseBalancedER(partial(FIFO, 4, replacement=True)), r"replacement=true has no meaning"),
+    (lambda: DER(partial(Herding, 4)), r"herding chooses among all rows of an experience"),
 ])  # fmt: skip
 def test_what_cannot_work_on_a_stream_is_refused_at_the_start(
     learner: Any, strategy: Callable[[], Strategy], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         learner(strategy(), spec=ONLINE)
+
+
+def test_gem_needs_a_row_for_each_experience_and_to_know_how_many_there_are(learner: Any) -> None:
+    with pytest.raises(UserError, match="a class is one of 5 experiences for strategy 'gem'"):
+        learner(GEM(partial(Ring, 4)), spec=Spec((1,), 3, dtype=DOUBLE, n_experiences=5))
+    with pytest.raises(UserError, match="does not say how many there will be; use strategy=agem"):
+        learner(GEM(partial(Ring, 4)), spec=Spec((1,), 3, dtype=DOUBLE))

@@ -2,25 +2,25 @@
 
     L = mean_arrived CE + strength * mean (z - z_stored)^2 over one draw + label_strength * mean CE over another
 
+The squared error is a mean over rows and classes, as in the authors' code.
+
 Buzzega et al. 2020, "Dark Experience for General Continual Learning", https://arxiv.org/abs/2004.07211
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from continual.batches import extend
-from continual.errors import UserError
-from continual.memory import Memory
-from continual.seeding import derive
-from continual.strategy import Strategy, View, Weights
+from continual.memory import Column, Memory
+from continual.strategies.replay import Replay, at_least_0
+from continual.strategy import View, Weights
 from continual.types import Batch, Output
 
 
-class DERPP(Strategy):
+class DERPP(Replay):
     """Two draws of ``n_replay`` rows per update: one holds the logits, one the labels.
 
     Args:
@@ -39,16 +39,15 @@ class DERPP(Strategy):
         label_strength: float = 0.5,
         seed: int = 0,
     ) -> None:
-        for name, value in (("n_replay", n_replay), ("strength", strength), ("label_strength", label_strength)):
-            if value < 0:
-                raise UserError(f"{type(self).__name__}: {name}={value} must be at least 0")
-        self.make_memory, self.n_replay, self.seed = memory, n_replay, seed
+        super().__init__(memory, n_replay, seed=seed)
+        at_least_0(self, strength=strength, label_strength=label_strength)
         self.strength, self.label_strength = strength, label_strength
 
-    def start(self, view: View) -> None:
-        columns = {"logits": ((view.spec.n_classes,), torch.float32)}
-        seed = derive(self.seed, "DERPP", "memory")
-        self.memory = self.make_memory(spec=view.spec, columns=columns, seed=seed, device=view.classes.device)
+    def columns(self, view: View) -> dict[str, Column]:
+        return {"logits": ((view.spec.n_classes,), torch.float32)}
+
+    def beside(self, view: View, batch: Batch, out: Output) -> dict[str, Tensor]:
+        return {"logits": out.logits[: batch.arrived].float()}
 
     def mix(self, view: View, batch: Batch) -> Batch:
         self.first, self.stored = len(batch), None  # handed to penalty, which acts on the same batch
@@ -69,10 +68,4 @@ class DERPP(Strategy):
 
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
         self.stored = None  # it has served; what is kept is what state_dict says
-        self.memory.add(batch, logits=out.logits[: batch.arrived].float())
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.memory.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.memory.load_state_dict(state)
+        super().after_step(view, batch, out)

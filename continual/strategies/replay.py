@@ -10,7 +10,7 @@ from continual.errors import UserError
 from continual.memory import Column, Herding, Memory
 from continual.seeding import derive
 from continual.strategy import Strategy, View
-from continual.types import Batch, Experience, Output, Rows
+from continual.types import Batch, Experience, Output, Rows, Spec
 
 CHUNK = 256  # rows that are read at once at the end of an experience
 
@@ -47,7 +47,8 @@ class Replay(Strategy):
             raise UserError(f"strategy.{name}.exclude_current=true needs task boundaries, and this stream hides them")
         columns = self.columns(view) | ({"experience": ((), torch.int64)} if self.exclude_current else {})
         seed = derive(self.seed, type(self).__name__, "memory")
-        self.memory = self.make_memory(spec=view.spec, columns=columns, seed=seed, device=view.classes.device)
+        place = view.classes.device
+        self.memory = self.make_memory(spec=self.layout(view), columns=columns, seed=seed, device=place)
         if isinstance(self.memory, Herding) and self.remember != "end":
             raise UserError(
                 f"strategy.{name}: herding chooses among all rows of an experience when it ends; use a strategy that "
@@ -55,6 +56,10 @@ class Replay(Strategy):
             )
         if isinstance(self.memory, Herding) and view.n_features is None:
             raise UserError("herding reads the network's features, and this model tells none; use model=mlp or cnn")
+
+    def layout(self, view: View) -> Spec:
+        """The spec that the memory is made for."""
+        return view.spec
 
     def columns(self, view: View) -> dict[str, Column]:
         """What is kept beside a row."""
@@ -71,9 +76,14 @@ class Replay(Strategy):
         stored = self.memory.columns["experience"][: len(self.memory)]
         return (stored != view.experience).nonzero()[:, 0]
 
+    def drawable(self, view: View) -> Tensor:
+        """All slots that may be drawn."""
+        among = self.among(view)
+        return torch.arange(len(self.memory), device=view.classes.device) if among is None else among
+
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
         if self.remember == "step" and not view.again:
-            self._offer(view, batch, **self.beside(view, batch, out))
+            self.offer(view, batch, **self.beside(view, batch, out))
 
     def end(self, view: View, experience: Experience) -> None:
         if self.remember == "end":
@@ -82,9 +92,10 @@ class Replay(Strategy):
             if isinstance(self.memory, Herding):
                 order = order[self.memory.order(*_features(view, rows, order))]
             for indices in torch.split(order, CHUNK):
-                self._offer(view, rows.take(indices))
+                self.offer(view, rows.take(indices))
 
-    def _offer(self, view: View, batch: Batch, **columns: Tensor) -> None:
+    def offer(self, view: View, batch: Batch, **columns: Tensor) -> None:
+        """Add the arrived rows of ``batch`` and what is kept beside them."""
         if self.exclude_current:
             columns["experience"] = batch.y.new_full((batch.arrived,), view.experience)
         self.memory.add(batch, **columns)
