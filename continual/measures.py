@@ -1,7 +1,7 @@
 """What is measured of a network's answers, features and weights: pure functions of tensors."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -41,17 +41,18 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     return float(np.abs(np.bincount(rank * bins // len(rank), weights=excess)).sum() / len(rank))
 
 
-def dormant_fraction(activations: Tensor, threshold: float) -> float:
-    """Share of units whose score mean|h_u| / mean_v mean|h_v| is at most ``threshold``.
+def dormant_fraction(layers: Sequence[Tensor], threshold: float) -> float:
+    """Share of all units of ``layers`` whose score, mean|h_u| / mean_v mean|h_v| over their own layer, is small.
 
-    ``activations`` (N, U, ...) of one layer; a channel's positions count as more rows. In [0, 1]: 0 if all units take
-    part; 1 if the layer is silent (its scores are undefined, every unit is dormant). NaN if activations are not
-    finite. Source: Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning".
+    Small is at most ``threshold``. Activations are (N, U, ...) of each layer; a channel's positions count as more
+    rows. In [0, 1]: 0 if all units take part; 1 if all are silent (the scores of a silent layer are undefined, each of
+    its units is dormant). NaN without units or if activations are not finite. Source: Sokar et al. 2023, "The dormant
+    neuron phenomenon in deep reinforcement learning", https://arxiv.org/abs/2302.12902
     """
-    strength = activations.detach().double().abs().transpose(0, 1).flatten(1).mean(dim=1)  # (U,)
-    if not strength.isfinite().all():
+    strengths = [h.detach().double().abs().transpose(0, 1).flatten(1).mean(dim=1) for h in layers]  # (U,) each
+    if not strengths or not all(s.isfinite().all() for s in strengths):
         return float("nan")
-    return float((strength <= threshold * strength.mean()).double().mean())
+    return float(torch.cat([s <= threshold * s.mean() for s in strengths]).double().mean())
 
 
 def effective_rank(features: Tensor) -> float:

@@ -160,9 +160,11 @@ class Measure:
             return
         share = max(1, INSPECTED // len(self.labels))
         x = torch.cat([rows.take(_spaced(len(rows), share)).x for rows in self.stream.probes])
-        features, parameters = self.learner.inspect(x)
+        features, parameters, activations = self.learner.inspect(x)
+        layers = activations or ([] if features is None else [features])  # hidden layers, or the last one alone
+        if layers:
+            yield "dormant_fraction", dormant_fraction(layers, DORMANT)
         if features is not None:
-            yield "dormant_fraction", dormant_fraction(features, DORMANT)
             yield "effective_rank", effective_rank(features)
         yield "weight_norm", weight_norm(parameters)
 

@@ -175,10 +175,14 @@ class Learner(Protocol):
 
 
 class Inspection(NamedTuple):
-    """What a network looks like inside: ``features`` (B, F) or None, and all its parameters."""
+    """What a network looks like inside: ``features`` (B, F) or None, and all its parameters.
+
+    ``activations``: (B, U, ...) of each hidden layer; none where the model's units cannot be told apart.
+    """
 
     features: Tensor | None
     parameters: Sequence[Tensor]
+    activations: Sequence[Tensor] = ()
 
 
 @runtime_checkable

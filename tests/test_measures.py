@@ -62,13 +62,15 @@ def test_calibration_error_refuses_logits_and_no_bins():
 def test_dormant_fraction():
     activations = torch.tensor([[1.0, -0.02, 0.0, 3.0], [1.0, 0.02, 0.0, 3.0]])
     # mean |h|: 1, .02, 0, 3; their mean 1.005; scores .995, .0199, 0, 2.985
-    assert measures.dormant_fraction(activations, 0.0) == 0.25
-    assert measures.dormant_fraction(activations, 0.0199) == 0.25
-    assert measures.dormant_fraction(activations, 0.02) == 0.5
-    assert measures.dormant_fraction(10 * activations, 0.02) == 0.5  # relative to the layer
-    assert measures.dormant_fraction(activations[:, :, None, None].expand(2, 4, 3, 3), 0.02) == 0.5
-    assert measures.dormant_fraction(torch.zeros(2, 4), 0.0) == 1.0
-    assert math.isnan(measures.dormant_fraction(torch.full((2, 4), math.nan), 0.0))
+    assert measures.dormant_fraction([activations], 0.0) == 0.25
+    assert measures.dormant_fraction([activations], 0.0199) == 0.25
+    assert measures.dormant_fraction([activations], 0.02) == 0.5
+    assert measures.dormant_fraction([10 * activations], 0.02) == 0.5  # relative to the layer
+    assert measures.dormant_fraction([activations[:, :, None, None].expand(2, 4, 3, 3)], 0.02) == 0.5
+    assert measures.dormant_fraction([torch.zeros(2, 4)], 0.0) == 1.0
+    assert measures.dormant_fraction([activations, torch.ones(2, 1)], 0.02) == 0.4  # 2 of 5 units; scores per layer
+    assert math.isnan(measures.dormant_fraction([activations, torch.full((2, 4), math.nan)], 0.0))
+    assert math.isnan(measures.dormant_fraction([], 0.0))
 
 
 def test_effective_rank():
