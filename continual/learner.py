@@ -18,6 +18,7 @@ from continual.errors import UserError
 from continual.heads import Head
 from continual.models.growing import grow_head
 from continual.models.network import Network, draws_randomness, least_rows
+from continual.models.units import activations, hidden_layers
 from continual.refusals import check_features, check_least, check_protocol, check_strategies
 from continual.seeding import derive
 from continual.state import nbytes
@@ -162,9 +163,14 @@ class SGDLearner:
         return self.head.restrict(out.logits, task)
 
     def inspect(self, x: Tensor) -> Inspection:
-        """Features (B, F) of the rows ``x`` in eval mode, None if the model tells none, and the parameters."""
+        """Features (B, F) of the rows ``x`` in eval mode, None if the model tells none; parameters; hidden units."""
+        try:
+            layers = hidden_layers(self.network)
+        except UserError:
+            layers = []
         with self._still(), torch.no_grad():
-            return Inspection(self.network(x.to(self.device)).features, list(self.network.parameters()))
+            out, found = activations(self.network, layers, x.to(self.device))
+        return Inspection(out.features, list(self.network.parameters()), found)
 
     def cost(self) -> Cost:
         """Forward-equivalents spent so far, and bytes held now."""
@@ -261,6 +267,7 @@ class SGDLearner:
         view.classes = self.head.seen
         view.forward, view.answer, view.charge = self._forward, self._answer, self._charge
         view.still, view.replace = self._still, self._replace
+        view.units, view.activations = lambda: hidden_layers(self.network), self._activations
         view.loss = lambda params, batch: task_loss(view, self.seams, params, batch, self.head.mask)[0]
         alone = Seams({})
         view.plain_loss = lambda params, batch: task_loss(view, alone, params, batch, self.head.mask)[0]
@@ -281,6 +288,11 @@ class SGDLearner:
         with self._still(), torch.no_grad():
             out: Output = functional_call(self.network, dict(weights), (x,))
         return out
+
+    def _activations(self, x: Tensor) -> list[Tensor]:
+        self.spent += len(x)
+        with self._still(), torch.no_grad():
+            return activations(self.network, hidden_layers(self.network), x)[1]
 
     @torch.no_grad()
     def _replace(self, weights: Weights, forget: Weights | None = None) -> None:

@@ -1,6 +1,6 @@
 """The seams of one training step at which a strategy may act, and what it may read there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from continual.models.units import Hidden
 from continual.types import Batch, Experience, Output, Spec
 
 Weights = Mapping[str, Tensor]
@@ -33,6 +34,8 @@ class View:
         still: () -> context within which the network is in eval mode.
         replace: (weights, forget=None) writes new values of some parameters, in no step of the optimizer; where
             ``forget`` (bool, by name, of a parameter's shape) is True, what the optimizer keeps becomes 0.
+        units: () -> the network's hidden layers (``continual.models.units``); UserError if they cannot be told apart.
+        activations: (x) -> activations (B, U, ...) of each of these layers in eval mode; costs a forward a row.
         n_features: width F of the network's features, None if it tells none.
         task_gradient: gradient of this step's task loss without penalties, while ``needs_task_gradient``.
         update: updates made before in this experience.
@@ -55,6 +58,8 @@ class View:
     lr: Callable[[], float]
     still: Callable[[], AbstractContextManager[None]]
     replace: Callable[..., None]
+    units: Callable[[], Sequence[Hidden]]
+    activations: Callable[[Tensor], list[Tensor]]
     n_features: int | None = None
     task_gradient: Mapping[str, Tensor]
     update: int = 0

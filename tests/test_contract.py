@@ -80,7 +80,14 @@ LEARNED: dict[str, Callable[[str], Case]] = {
 TOGETHER = ("optimizer", "scheduler", "clip", "memory@strategy.er.memory")
 """Groups whose choices do not meet: the n-th ones of all of them are one case."""
 
+PLAIN: Case = ("model._target_=continual.models.mlp",)
 SMALL: dict[str, Case] = {
+    "strategy=redo": (*PLAIN, "strategy.redo.every=2", "strategy.redo.threshold=0.5"),
+    "strategy=continual_backprop": (
+        *PLAIN,
+        "strategy.continual_backprop.rate=0.1",
+        "strategy.continual_backprop.maturity=3",
+    ),
     "model=slim_resnet18": ("model.width=2",),
     "model=torchvision": (
         "model.network._target_=torchvision.models.DenseNet",
@@ -125,6 +132,27 @@ STACKS: list[Case] = [
     ("strategy=[si,mas,rwalk]", "train.head=growing", "optimizer.momentum=0.9", *MOODY, *BLOBS),
     ("strategy=[l2_init,shrink_perturb]", "strategy.shrink_perturb.every=2", "scenario.arrival_rows=9", *MOODY, *BLOBS),
     ("strategy=derpp", "train.head=growing", "scenario.arrival_rows=9", *MOODY, *BLOBS),
+    (
+        "strategy=redo",
+        "train.head=growing",
+        "optimizer=adam",
+        "model.hidden=[9,7]",
+        "strategy.redo.every=2",
+        "strategy.redo.threshold=0.5",
+        *BLOBS,
+    ),
+    (
+        "strategy=[er,continual_backprop]",
+        "optimizer=upgd",
+        "optimizer.lr=0.2",
+        "scheduler.gamma=0.99",
+        "model.hidden=[9,7]",
+        "scheduler=step",
+        "scheduler.step_size=3",
+        "strategy.continual_backprop.rate=0.1",
+        "strategy.continual_backprop.maturity=3",
+        *BLOBS,
+    ),
     ("strategy=lwf", "train.head=multi_head", "scenario.kind=task", *MOODY, *BLOBS),
     ("strategy=ewc", "train.head=multi_head", "scenario=permuted", "scenario.task_aware=true", *MOODY, *DIGITS),
 ]
