@@ -1,7 +1,14 @@
-"""Avalanche's benchmarks as streams. Nothing is imported for it: a benchmark is read by its attributes."""
+"""Avalanche's benchmarks as streams: a benchmark is read by its attributes.
 
-from collections.abc import Sequence
-from typing import Any
+From a config it is named by the function that makes it, which the fence does not let through by itself, as most of them
+download what they do not find (to where ``+scenario.benchmark.dataset_root=FOLDER`` says)::
+
+    continual run --allow avalanche.benchmarks scenario=avalanche scenario.benchmark.n_experiences=10
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +17,24 @@ from continual.errors import UserError
 from continual.types import Spec
 from scenarios.sources.base import TensorSource
 from scenarios.stream import IndexRows, IndexStream
+
+
+class Generators(Protocol):
+    """A context in which the global generators are others."""
+
+    def own(self) -> AbstractContextManager[None]: ...
+
+
+def built_benchmark(generators: Generators, benchmark: Callable[[], Any]) -> IndexStream:
+    """The stream of what ``benchmark()`` makes.
+
+    Args:
+        generators: ``continual.bridges.avalanche.Noise``, as Avalanche seeds the global generators and draws from them.
+        benchmark: partial of a function of ``avalanche.benchmarks``, e.g. ``classic.SplitMNIST``.
+    """
+    with generators.own():
+        made = benchmark()
+    return stream_from_avalanche(made)
 
 
 def stream_from_avalanche(benchmark: Any) -> IndexStream:

@@ -1,6 +1,9 @@
 """Avalanche behind its door: the same results as ours where they must be equal, honest costs, nothing left behind."""
 
+import inspect
+import pkgutil
 import random
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,14 +20,16 @@ from torch import Tensor, nn
 
 import continual
 from continual import snapshot
-from continual.bridges.avalanche import AvalancheLearner, to_avalanche
+from continual.bridges import networks
+from continual.bridges.avalanche import AvalancheLearner, Noise, Offers, _solve_qp, filled, to_avalanche
+from continual.choices import choices, conf_directory
 from continual.contract import STREAM_LAWS
 from continual.contract.tools import Globals, whole
 from continual.errors import UserError
 from continual.learner import SGDLearner
 from continual.models import mlp
 from continual.types import Experience, Stream
-from scenarios.avalanche import stream_from_avalanche
+from scenarios.avalanche import built_benchmark, stream_from_avalanche
 from scenarios.sources.base import TensorSource
 from scenarios.split import split
 
@@ -214,9 +219,11 @@ def test_numbers_out_of_bounds_are_refused(stream: Stream, strategy: Any, option
         bridged(stream, strategy, **options)
 
 
-def test_a_stream_that_hides_its_boundaries_is_refused(stream: Stream) -> None:
+def test_a_stream_that_hides_what_a_strategy_needs_is_refused(stream: Stream) -> None:
     with pytest.raises(UserError, match=r"hides where its tasks begin.*arrival_rows=null"):
         bridged(replace(stream, arrival_rows=4))  # type: ignore[type-var]
+    with pytest.raises(UserError, match=r"asks for task labels, and this stream hides them; use scenario.kind=task"):
+        bridged(stream, needs_tasks=True)
 
 
 def test_a_task_label_on_a_stream_that_hides_them_is_refused(stream: Stream) -> None:
@@ -325,3 +332,352 @@ def test_benchmarks_that_are_no_streams_are_refused(train: Any, test: Any, messa
     streams = [[SimpleNamespace(dataset=Dataset(rows)) for rows in part] for part in (train, test)]
     with pytest.raises(UserError, match=message):
         stream_from_avalanche(SimpleNamespace(train_stream=streams[0], test_stream=streams[1]))
+
+
+# ---------------------------------------------------------------- every strategy and plug-in of Avalanche
+
+
+NOT_LEARNERS = {
+    "JointTraining": "trains once, on a whole stream at a time, which no learner sees; learner=joint is that bound",
+    "AR1": "builds its own network, pretrained, which it downloads",
+    "LearningToPrompt": "builds its own pretrained vision transformer by name, of the package timm",
+    "ExpertGateStrategy": "builds its own AlexNet, pretrained: without weights it asks torchvision for a name of none",
+    "AETraining": "trains an autoencoder; it answers no class",
+    "VAETraining": "trains the generator of generative replay; it answers no class",
+    "ObjectDetectionTemplate": "detects objects; it answers no class",
+    "lamaml.LaMAML": "needs the package higher; la_maml.yaml is the same method without it",
+    "EarlyStoppingPlugin": "reads metrics of Avalanche's own evaluation, which is off: we measure",
+    "LRSchedulerPlugin": "schedules the learning rate: no strategy",
+    "Clock": "counts, in every strategy",
+    "_ExpertGatePlugin": "part of ExpertGateStrategy",
+    "_ICaRLPlugin": "part of ICaRL",
+}
+"""Strategies and plug-ins without a YAML, and why."""
+
+
+def strategies_and_plugins() -> set[str]:
+    """Names of all of them that Avalanche defines; one name that is given twice with its module."""
+    base = import_module("avalanche.training.templates.base").BaseTemplate
+    plugin = import_module("avalanche.core").BasePlugin
+    found = set()
+    for package in ("avalanche.training.supervised", "avalanche.training.plugins"):
+        for module in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+            for name, value in vars(imported(module.name)).items():
+                if inspect.isclass(value) and value.__module__ == module.name and issubclass(value, (base, plugin)):
+                    found.add("lamaml.LaMAML" if value.__module__.endswith("lamaml") else name)
+    return found | {"OnlineNaive"}  # a deprecated class is a function
+
+
+def imported(name: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages that are not here
+        return import_module(name)
+
+
+def test_every_strategy_and_plugin_has_a_config_or_a_reason() -> None:
+    folder = conf_directory() / "learner" / "avalanche"
+    named = set(re.findall(r"avalanche\.training\.\S*?(\w+)\n", "".join(p.read_text() for p in folder.glob("*.yaml"))))
+    every = strategies_and_plugins()
+    assert len(every) > 60
+    assert every - named == set(NOT_LEARNERS)
+    assert named - every == {"ReservoirSamplingBuffer"}
+
+
+BLOBS = ("scenario/source=gaussian", "scenario.source.n_classes=6", "scenario.source.rows_per_class=20",
+         "scenario.n_tasks=3", "model.hidden=[8]", "optimizer.lr=0.05", "track=none")  # fmt: skip
+NAMES = [choice.name for choice in choices("learner") if choice.name.startswith("avalanche/")]
+TWINS = [name for name in NAMES if name.removesuffix("_plugin") in NAMES and name.endswith("_plugin")]
+
+
+def composed(name: str, *overrides: str) -> tuple[AvalancheLearner, Stream]:
+    config = continual.compose(f"learner={name}", *BLOBS, *overrides)
+    stream = continual.config.build_stream(config)
+    return continual.config.build_learner(config, stream.spec), stream
+
+
+ENOUGH = {"avalanche/gss_greedy_plugin": ("train.batch_size=20", "scenario.source.rows_per_class=40")}
+
+
+@pytest.mark.parametrize("name", [name for name in TWINS if "cope" not in name])
+def test_a_plugin_on_naive_is_its_strategy(name: str) -> None:
+    """So the laws that one obeys are obeyed by the other."""
+    states = []
+    for each in (name, name.removesuffix("_plugin")):
+        learner, stream = composed(each, *ENOUGH.get(name, ()))
+        states.append(run_through(learner, stream).state_dict())
+    assert states[0]["spent"] == states[1]["spent"]
+    assert states[0]["network"].keys() == states[1]["network"].keys()
+    for key, tensor in states[0]["network"].items():
+        assert torch.equal(tensor, states[1]["network"][key]), key
+
+
+# ---------------------------------------------------------------- what strategies are given
+
+
+class Asks:
+    """Keeps what it is called with."""
+
+    def __init__(self, model: Any, criterion: Any, alpha: int = 3, input_size: Any = (), **rest: Any) -> None:
+        self.got = {"model": model, "criterion": criterion, "alpha": alpha, "input_size": input_size, **rest}
+
+
+class Wants:
+    def __init__(self, n_classes: int, device: str = "here", model: Any = None) -> None:
+        self.got = (n_classes, device, model)
+
+
+def offers(stream: Stream) -> Offers:
+    return Offers(nn.Linear(2, 3), SGD, stream.spec, {"device": "there", "train_epochs": 5})
+
+
+def test_what_is_left_open_is_filled_in(stream: Stream) -> None:
+    make = partial(Asks, alpha=7, plugins=[partial(Wants)], inner=partial(Wants, 9))
+    got = filled(partial(make), offers(stream), {"input_size": "in_shape"}).got
+    assert isinstance(got["model"], nn.Linear)
+    assert isinstance(got["criterion"], nn.CrossEntropyLoss)
+    assert (got["alpha"], tuple(got["input_size"])) == (7, (1, 4, 4))
+    assert got["plugins"][0].got == (4, "there", None)  # what has a default stays, but for what the run decides
+    assert make.keywords["plugins"][0].keywords == {}  # nothing is written to the caller's own
+    with pytest.raises(UserError, match=r"parts\.input_size=shape is no part; use one of classifier, criterion"):
+        filled(Asks, offers(stream), {"input_size": "shape"})
+
+
+def test_no_two_learners_share_a_criterion(stream: Stream) -> None:
+    """Avalanche's default is one object for all strategies, and MIR writes to it."""
+    one, other = bridged(stream), bridged(stream)
+    assert one.strategy._criterion is not other.strategy._criterion
+
+
+@pytest.mark.parametrize(
+    ("strategy", "path"),
+    [
+        (partial(Naive, plugins=[partial(Replay, mem_size=0)]), r"learner.strategy.plugins\[0\].mem_size"),
+        (partial(THEIRS.AGEM, patterns_per_exp=0), "learner.strategy.patterns_per_exp"),
+    ],
+)
+def test_empty_memories_are_refused_wherever_they_are(stream: Stream, strategy: Any, path: str) -> None:
+    with pytest.raises(UserError, match=f"{path}=0 must be at least 1"):
+        bridged(stream, strategy)
+
+
+def test_a_network_without_features_is_refused_where_it_is_taken_apart(stream: Stream) -> None:
+    flat = lambda spec: nn.Sequential(nn.Flatten(), nn.Linear(16, spec.n_classes))  # noqa: E731
+    with pytest.raises(UserError, match=r"takes the network apart, and Sequential has no features"):
+        AvalancheLearner(Naive, flat, SGD, spec=stream.spec, network=networks.halves)
+
+
+def test_rows_can_be_given_as_floats(stream: Stream) -> None:
+    """They are the same numbers to the network: the weights agree, and what is kept of them is in [0, 1]."""
+    kept: list[Tensor] = []
+    plain = run_through(bridged(stream), stream)
+    floats = run_through(bridged(stream, partial(Naive, plugins=[Keeps(kept)]), floats=True), stream)
+    assert torch.allclose(answers(plain, stream), answers(floats, stream), atol=1e-6)
+    assert {x.dtype for x in kept} == {torch.float32}
+    assert 0.9 < max(float(x.max()) for x in kept) <= 1
+
+
+class Keeps(SupervisedPlugin):  # type: ignore[misc]
+    def __init__(self, kept: list[Tensor]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        self.kept.append(strategy.mb_x)
+
+
+# ---------------------------------------------------------------- answers
+
+
+class Doubles(SupervisedPlugin):  # type: ignore[misc]
+    """Acts on evaluations as BiC's correction does, and leaves traces."""
+
+    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
+        strategy.mb_output = strategy.mb_output * 2
+        strategy.model.traces = [1]
+        random.random()
+
+
+def test_plugins_share_in_the_answers_and_leave_no_trace(stream: Stream) -> None:
+    plain, doubled = bridged(stream), bridged(stream, partial(Naive, plugins=[Doubles()]))
+    spent, before = doubled.cost().forward_equivalents, snapshot.dumps(doubled.state_dict())
+    assert torch.equal(answers(doubled, stream), 2 * answers(plain, stream))
+    assert not hasattr(doubled.strategy.model, "traces")
+    assert doubled.cost().forward_equivalents == spent
+    assert snapshot.dumps(doubled.state_dict()) == before
+    run_through(doubled, stream)
+    state = snapshot.loads(snapshot.dumps(doubled.state_dict()))
+    with pytest.raises(UserError, match=r"answers through Avalanche's Doubles, whose state no snapshot holds"):
+        bridged(stream, partial(Naive, plugins=[Doubles()])).load_state_dict(state)
+
+
+GROWN = [
+    "multi_head",
+    "incremental",
+    "pnn",
+    "packnet",
+    "ncm_memory",
+    "fecam_memory",
+    "icarl",
+    "scr",
+    "slda",
+    "cwr_star",
+]
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_what_grew_and_what_answers_beside_a_network_can_be_loaded(name: str) -> None:
+    settings = ("scenario.kind=task", "train.epochs=2")
+    learner, stream = composed(f"avalanche/{name}", *settings)
+    task_answers = [learner.predict(whole(rows).x, task) for task, rows in enumerate(stream.probes)]
+    run_through(learner, stream)
+    other, _ = composed(f"avalanche/{name}", *settings, "seed=5")
+    other.load_state_dict(snapshot.loads(snapshot.dumps(learner.state_dict())))
+    for task, rows in enumerate(stream.probes):
+        mine = learner.predict(whole(rows).x, task)
+        assert torch.equal(other.predict(whole(rows).x, task), mine)
+        assert mine.shape == task_answers[task].shape == (len(rows), 6)
+        assert mine.isfinite().all()
+        assert not torch.equal(mine, task_answers[task])
+    with pytest.raises(UserError, match="only predicts"):
+        list(other.learn(next(iter(stream))))
+
+
+@pytest.mark.parametrize("name", ["multi_head", "pnn", "packnet"])
+def test_a_task_without_a_head_is_answered_with_zeros(name: str) -> None:
+    learner, stream = composed(f"avalanche/{name}", "scenario.kind=task", "train.epochs=2")
+    first = next(iter(stream))
+    list(learner.learn(first))
+    probes = [whole(rows).x for rows in stream.probes]
+    assert learner.predict(probes[1], 1).count_nonzero() == 0
+    assert learner.predict(probes[0], 0).count_nonzero() > 0
+    if name == "multi_head":  # only classes of a task are answered in its head
+        chosen = learner.predict(probes[0], 0).argmax(1)
+        assert set(chosen.tolist()) <= set(whole(first.rows).y.tolist())
+
+
+# ---------------------------------------------------------------- traps
+
+
+def test_a_memory_group_smaller_than_a_batch_ends_with_an_error_and_not_in_an_endless_loop() -> None:
+    learner, stream = composed("avalanche/er_aml", "learner.strategy.mem_size=12")
+    with pytest.raises(UserError, match=r"a group of the memory has \d rows, fewer than a batch of 10.*mem_size"):
+        run_through(learner, stream)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "h"),
+    [
+        ([[2.0, 0.0], [0.0, 2.0]], [-2.0, 4.0], [0.5, 0.5]),  # by hand: v = (1, -0.5) as v >= -h
+        ([[2.0, 1.0], [1.0, 2.0]], [3.0, -1.0], [0.5, 0.25]),
+        ([[1.0]], [-3.0], [0.0]),
+    ],
+)
+def test_the_solver_of_gem_finds_the_minimum(p: Any, q: Any, h: Any) -> None:
+    matrix, linear, bound = np.array(p), np.array(q), np.array(h)
+    found = _solve_qp(P=matrix, q=linear, G=-np.eye(len(q)), h=bound, solver="quadprog")
+    axes = [np.linspace(-b, 4, 451) if len(q) == 2 else np.linspace(-b, 4, 4001) for b in bound]
+    grid = np.stack(np.meshgrid(*axes), -1).reshape(-1, len(q))
+    values = 0.5 * np.einsum("ni,ij,nj->n", grid, matrix, grid) + grid @ linear
+    best = 0.5 * found @ matrix @ found + linear @ found
+    assert (found >= -bound - 1e-12).all()
+    assert best <= values.min() + 1e-9
+    assert best > values.min() - 1e-2
+    if len(q) == 2 and p[0][1] == 0:
+        assert np.allclose(found, [1.0, -0.5])
+
+
+class Says(SupervisedPlugin):  # type: ignore[misc]
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        print("training")
+
+
+def test_what_avalanche_prints_does_not_get_between_results(stream: Stream, capfd: Any) -> None:
+    run_through(bridged(stream, partial(Naive, plugins=[Says()])), stream)
+    assert capfd.readouterr() == ("", "training\n" * 2)
+
+
+# ---------------------------------------------------------------- online streams
+
+
+ONLINE = [
+    name for name in NAMES if "needs_boundaries: false" in (conf_directory() / "learner" / f"{name}.yaml").read_text()
+]
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_online_strategies_take_arrivals_that_are_no_tasks(name: str) -> None:
+    learner, stream = composed(name, "scenario.arrival_rows=10")
+    assert not stream.spec.boundaries
+    run_through(learner, stream)
+    probed = torch.cat([whole(rows).x for rows in stream.probes])
+    assert learner.predict(probed).isfinite().all()
+    assert learner.lap == len(list(stream)) > 3
+
+
+def test_a_uniform_memory_holds_rows_of_all_arrivals_and_the_default_one_of_the_first_only() -> None:
+    """Why replay is for whole tasks only: shares of a memory of 8 for 12 arrivals are 1 and 0."""
+    learner, stream = composed("avalanche/replay_reservoir", "scenario.arrival_rows=10")
+    run_through(learner, stream)
+    (plugin,) = (p for p in learner.strategy.plugins if type(p).__name__ == "ReplayPlugin")
+    assert len(plugin.storage_policy.buffer) == 96
+    policy = import_module("avalanche.training.storage_policy").ExperienceBalancedBuffer(8)
+    assert policy.get_group_lengths(12) == [1] * 8 + [0] * 4
+
+
+# ---------------------------------------------------------------- Avalanche's own loop on our streams, and back
+
+
+@pytest.mark.parametrize(("kind", "strategy"), [("class", "naive"), ("class", "replay"), ("task", "multi_head")])
+def test_avalanche_itself_trains_and_evaluates_on_our_stream_as_the_bridge_does(kind: str, strategy: str) -> None:
+    """Its own ``train`` and ``eval`` on ``to_avalanche``: the accuracies are those of the learner's answers."""
+    metrics = import_module("avalanche.evaluation.metrics")
+    stream, form = make_stream(kind), networks.multi_head if strategy == "multi_head" else networks.plain
+    make = REPLAY if strategy == "replay" else Naive
+    learner = run_through(bridged(stream, make, batch_size=4, epochs=20, network=form), stream)
+    theirs = bridged(stream, make, batch_size=4, epochs=20, network=form)
+    benchmark = to_avalanche(stream)
+    evaluator = import_module("avalanche.training.plugins").EvaluationPlugin(
+        metrics.accuracy_metrics(experience=True), loggers=[import_module("avalanche.logging").BaseLogger()]
+    )
+    theirs.strategy.plugins[theirs.strategy.plugins.index(theirs.strategy.evaluator)] = evaluator
+    theirs.strategy.evaluator = evaluator
+    with warnings.catch_warnings(), theirs.noise.own():
+        warnings.simplefilter("ignore")  # deprecated calls of Avalanche
+        for experience in benchmark.train_stream:
+            theirs.strategy.train(experience, eval_streams=[])
+        measured = theirs.strategy.eval(benchmark.test_stream)
+    accuracies = [value for key, value in measured.items() if "Top1_Acc_Exp" in key]
+    ours = []
+    for task, rows in enumerate(stream.probes):
+        logits = learner.predict(whole(rows).x, task if stream.spec.task_aware else None)
+        ours.append(float((logits.argmax(1) == whole(rows).y).double().mean()))
+    assert accuracies == ours
+    assert max(ours) == 1.0
+
+
+@pytest.mark.parametrize("task_labels", [False, True])
+def test_a_benchmark_of_avalanche_is_learned_as_a_stream(task_labels: bool) -> None:
+    """nc_benchmark deals classes out; our learner sees its experiences, its labels, and its test rows as probes."""
+    x, y = torch.eye(4).repeat(12, 1) + 0.01 * torch.arange(48.0)[:, None], torch.arange(48) % 4
+    train, test = (torch.utils.data.TensorDataset(x + shift, y) for shift in (0.0, 0.001))
+    split = import_module("avalanche.benchmarks").nc_benchmark
+    made = partial(split, train, test, n_experiences=2, task_labels=task_labels, fixed_class_order=[2, 0, 3, 1])
+    stream = built_benchmark(Noise(0), made)
+    assert stream.spec.task_aware == task_labels
+    assert [sorted(set(whole(e.rows).y.tolist())) for e in stream] == [[0, 2], [1, 3]]
+    learner = SGDLearner(SMALL, partial(torch.optim.SGD, lr=0.5), {}, spec=stream.spec, batch_size=4, epochs=30)
+    run_through(learner, stream)
+    last = whole(stream.probes[1])
+    assert (learner.predict(last.x, 1 if task_labels else None).argmax(1) == last.y).all()
+
+
+def test_the_generators_are_put_back_after_a_benchmark_was_made() -> None:
+    def made() -> Any:
+        torch.manual_seed(1)
+        np.random.seed(1)
+        random.seed(1)
+        return to_avalanche(make_stream("class"))
+
+    before = Globals.now()
+    built_benchmark(Noise(0), made)
+    assert before.moved() == ""

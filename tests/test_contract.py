@@ -117,6 +117,9 @@ STACKS: list[Case] = [
     ("strategy=er", "strategy.er.exclude_current=true", "train.head=current", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.remember=end", "strategy.er.weighting=tasks", *MOODY, *BLOBS),
     ("strategy=[lwf,er]", "scenario.kind=task", "train.head=per_task", *MOODY, *BLOBS),
+    ("strategy=[er,ema_teacher]", "strategy.ema_teacher.strength=0.5", "train.head=growing", *MOODY, *BLOBS),
+    ("strategy=[er_ace,gce]", "train.head=seen", "operator=noise", *MOODY, *BLOBS),
+    ("strategy=[derpp,small_loss,teacher_weight]", "scenario.arrival_rows=9", "train.iterations=2", *MOODY, *BLOBS),
     ("strategy=[er,derpp]", "scenario.arrival_rows=9", "train.iterations=2", *MOODY, *BLOBS),
     ("strategy=er", "operator=[noise,delay]", "scenario.arrival_rows=9", "operator.delay.rows=12", *MOODY, *BLOBS),
     ("strategy=er", "optimizer.momentum=0.9", "scheduler=step", "scheduler.step_size=3", *MOODY, *BLOBS),
@@ -156,7 +159,7 @@ STACKS: list[Case] = [
     ("strategy=lwf", "train.head=multi_head", "scenario.kind=task", *MOODY, *BLOBS),
     ("strategy=ewc", "train.head=multi_head", "scenario=permuted", "scenario.task_aware=true", *MOODY, *DIGITS),
 ]
-PAIRED = ("er", "derpp", "ewc", "si", "lwf", "l2_init")
+PAIRED = ("er", "derpp", "ewc", "si", "lwf", "l2_init", "ema_teacher", "gce")
 """Every two of these are a stack."""
 STACKS += [(f"strategy=[{one},{other}]", *MOODY, *BLOBS) for one, other in combinations(PAIRED, 2)]
 
@@ -307,8 +310,8 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         csv.writer(file).writerows(
             [["a", "b", "c", "label"], *([*row, label] for row, label in zip(x, y, strict=True))]
         )
-    for row in range(20):
-        path = folder / "images" / str(row % 2) / f"{row}.png"
+    for row in range(40):
+        path = folder / ("images" if row < 20 else "unseen") / str(row % 2) / f"{row}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draws.integers(0, 255, (4, 4, 3), np.uint8)).save(path)
     images = f"{{_target_: torchvision.datasets.ImageFolder, root: {folder}/images}}"
@@ -316,17 +319,23 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         "npz": (f"scenario.source.path={folder}/rows.npz",),
         "table": (f"scenario.source.path={folder}/rows.csv", "scenario.source.label=label"),
         "image_folder": (f"scenario.source.root={folder}/images", "scenario.source.size=4"),
-        "scenario=avalanche": (f"scenario.benchmark={of_images(f'{folder}/images')}",),
+        "scenario=avalanche": of_images(f"{folder}/images", f"{folder}/unseen"),
         "dataset": (f"scenario.source.train={images}",),
     }
 
 
-def of_images(folder: str) -> str:
-    """A benchmark of Avalanche made of an image folder, as the command line takes it."""
-    tensors = "{_target_:torchvision.transforms.ToTensor}"
-    images = f"{{_target_:torchvision.datasets.ImageFolder,root:'{folder}',transform:{tensors}}}"
-    split = "_target_:avalanche.benchmarks.nc_benchmark,_partial_:true,n_experiences:2,task_labels:false,seed:3"
-    return f"{{{split},train_dataset:{images},test_dataset:{images}}}"
+def of_images(train: str, test: str) -> Case:
+    """Settings that make a benchmark of Avalanche out of two image folders."""
+    images = (
+        "{{_target_:torchvision.datasets.ImageFolder,root:'{}',transform:{{_target_:torchvision.transforms.ToTensor}}}}"
+    )
+    return (
+        "scenario.benchmark._target_=avalanche.benchmarks.nc_benchmark",
+        "scenario.benchmark.n_experiences=2",
+        "+scenario.benchmark.task_labels=false",
+        f"+scenario.benchmark.train_dataset={images.format(train)}",
+        f"+scenario.benchmark.test_dataset={images.format(test)}",
+    )
 
 
 @cache
