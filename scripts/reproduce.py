@@ -6,11 +6,11 @@ Each row runs its seeds through the public API and writes ``docs/reproduction/<r
 
     python scripts/reproduce.py --list
     python scripts/reproduce.py --row split_mnist_mir_er
-    python scripts/reproduce.py --row split_mnist_batch_er --seeds 3 --keep pieces    # and later without --seeds
+    python scripts/reproduce.py --row split_mnist_batch_er --resume --seeds 5    # the first 5, less those it holds
     python scripts/reproduce.py --all
     python scripts/reproduce.py --render
 
-With ``--keep`` the value of each finished seed is kept in a folder, with the commit that it is from, and not run again.
+A row's file is written after each seed, so that a long row can be run in pieces with ``--resume``.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -526,31 +526,29 @@ def verdict(row: Row, estimate: Estimate) -> str:
     return near if abs(difference) <= row.tolerance else f"{far} ({difference:+.2f})"
 
 
-def measure(
-    row: Row, seeds: int, output: str, code: Mapping[str, Any], keep: Path | None = None
-) -> dict[str, dict[str, Any]]:
-    """{seed: value in percent, seconds, commit, dirty}; runs in ``output`` and values in ``keep`` are read."""
-    pieces = {}
+def measured(
+    row: Row, seeds: int, output: str, code: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """What the row's file holds after each further seed; those of the file ``before`` are not run again.
+
+    Runs that lie in ``output`` already are read.
+    """
+    values = dict(before["values"]) if before else {}
+    seconds = before["seconds"] if before else 0.0
+    earlier = [] if before is None else [*before.get("earlier_commits", []), before["commit"]]
+    earlier = [commit for commit in dict.fromkeys(earlier) if commit != code["commit"]]
+    origin = {"dirty": code["dirty"] or bool(before and before["dirty"])}
+    origin |= {"earlier_commits": earlier} if earlier else {}
     for config in continual.expand([*row.overrides, row.range(seeds), "track=none", f"output={output}"]):
         seed = str(config.resolved["seed"])
-        path = keep / row.name / f"{seed}.json" if keep else None
-        if path is None or not path.is_file():
+        if seed not in values:
             began = time.perf_counter()
             run = continual.run_config(config)
             value = MEASURES[row.metric](run) if row.metric in MEASURES else run.metrics[row.metric]
-            seconds = round(time.perf_counter() - began, 1)
-            facts = {"value": round(100 * value, 4), "seconds": seconds} | {n: code[n] for n in ("commit", "dirty")}
-            facts |= {"overrides": list(row.overrides), "metric": row.metric}
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(facts), encoding="utf-8")
-        else:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            if facts["overrides"] != list(row.overrides) or facts["metric"] != row.metric:
-                raise continual.UserError(f"{path} is of another version of row {row.name}; remove it")
-        pieces[seed] = facts
-        print(f"{row.name} seed {seed}: {row.metric} {facts['value']:.2f}", flush=True)
-    return pieces
+            values[seed] = round(100 * value, 4)
+            seconds += time.perf_counter() - began
+            yield result(row, values, seconds, {**code, **origin})
+        print(f"{row.name} seed {seed}: {row.metric} {values[seed]:.2f}", flush=True)
 
 
 def result(row: Row, values: Mapping[str, float], seconds: float, code: Mapping[str, Any]) -> dict[str, Any]:
@@ -594,33 +592,30 @@ def _git(*words: str) -> str:
 
 
 def run_rows(
-    rows: Sequence[Row],
-    seeds: int | None,
-    results: Path = RESULTS,
-    table: Path = TABLE,
-    keep: Path | None = None,
+    rows: Sequence[Row], seeds: int | None, results: Path = RESULTS, table: Path = TABLE, resume: bool = False
 ) -> None:
-    """Run each row, write its file and the page; rows of one command share the runs that they have in common."""
+    """Run each row; write its file and the page after each seed. Rows of one command share the runs that they have."""
     code = code_state()
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as output:
         for row in rows:
+            path = results / f"{row.name}.json"
             n = row.seeds if seeds is None or row.seeds == 1 else seeds
-            pieces = measure(row, n, output, code, keep)
-            values = {seed: facts["value"] for seed, facts in pieces.items()}
-            facts = result(row, values, sum(piece["seconds"] for piece in pieces.values()), code | origin(pieces))
-            text = json.dumps(facts, indent=2, ensure_ascii=False)
-            (results / f"{row.name}.json").write_text(f"{text}\n", encoding="utf-8")
-            table.write_text(render(stored(results)), encoding="utf-8")
+            for facts in measured(row, n, output, code, found(row, path) if resume else None):
+                path.write_text(f"{json.dumps(facts, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
+                table.write_text(render(stored(results)), encoding="utf-8")
+            facts = json.loads(path.read_text(encoding="utf-8"))
             print(f"{row.name}: {shown(facts)}, reference {row.reference}: {facts['verdict']}", flush=True)
 
 
-def origin(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The commit of the last seed, whether any seed's differed from its commit, and commits of earlier seeds if any."""
-    commits = list(dict.fromkeys(piece["commit"] for piece in pieces.values()))
-    earlier = [commit for commit in commits if commit != commits[-1]]
-    facts = {"commit": commits[-1], "dirty": any(piece["dirty"] for piece in pieces.values())}
-    return facts | ({"earlier_commits": earlier} if earlier else {})
+def found(row: Row, path: Path) -> dict[str, Any] | None:
+    """What the row's file holds, None if there is none; UserError if it is of other runs than the row's."""
+    if not path.is_file():
+        return None
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if (facts["command"], facts["metric"]) != (row.command(facts["n"]), row.metric):
+        raise continual.UserError(f"{path} is not of the runs of row {row.name}; run it without --resume")
+    return facts
 
 
 def shown(facts: Mapping[str, Any]) -> str:
@@ -698,13 +693,13 @@ def main(words: Sequence[str] | None = None) -> None:
     what.add_argument("--list", action="store_true", help="say which rows there are")
     what.add_argument("--render", action="store_true", help="render the table from the result files")
     parser.add_argument("--seeds", type=int, metavar="N", help="run so many seeds where seeds matter")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep each seed's value there; read what is there")
+    parser.add_argument("--resume", action="store_true", help="run only the seeds that the row's file does not hold")
     options = parser.parse_args(words)
     if options.list:
         print("\n".join(f"{row.name:30} {row.reference:6}  {row.command(row.seeds)}" for row in ROWS))
         return
     if options.row or options.all:
-        run_rows(ROWS if options.all else chosen(options.row), options.seeds, keep=options.keep)
+        run_rows(ROWS if options.all else chosen(options.row), options.seeds, resume=options.resume)
         return
     TABLE.write_text(render(stored()), encoding="utf-8")
 

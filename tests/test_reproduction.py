@@ -236,25 +236,29 @@ def test_a_row_writes_its_seeds_and_where_they_come_from(
     assert f"r: {facts['mean']:.2f}" in capsys.readouterr().out
 
 
-def test_a_seed_that_was_kept_is_not_run_again(script: ModuleType, tmp_path: Path) -> None:
-    tiny = row(script, overrides=TINY, reference=50.0, protocol="blobs")
-    folders = {"results": tmp_path, "table": tmp_path / "page.md", "keep": tmp_path / "kept"}
+def test_a_row_is_resumed_after_the_seeds_that_its_file_holds(script: ModuleType, tmp_path: Path) -> None:
+    tiny, path = row(script, overrides=TINY, reference=50.0, protocol="blobs"), tmp_path / "r.json"
+    folders = {"results": tmp_path, "table": tmp_path / "page.md"}
     script.run_rows([tiny], seeds=1, **folders)
-    path = tmp_path / "kept" / "r" / "0.json"
-    piece = json.loads(path.read_text())
-    path.write_text(json.dumps(piece | {"value": 12.5, "seconds": 1000.0, "commit": "a" * 40, "dirty": True}))
-    script.run_rows([tiny], seeds=2, **folders)
-    facts = json.loads((tmp_path / "r.json").read_text())
-    assert facts["values"]["0"] == 12.5
-    assert facts["values"]["1"] != 12.5
-    assert facts["seconds"] > 1000
-    assert (facts["earlier_commits"], facts["dirty"]) == (["a" * 40], True)
-    assert f"- Commit {facts['commit'][:12]} with uncommitted changes, some seeds aaaaaaaaaaaa;" in script.render(
-        [facts]
-    )
+    first = json.loads(path.read_text())
+    old = {"values": {"0": 12.5}, "seconds": 1000.0, "commit": "a" * 40, "dirty": True}
+    path.write_text(json.dumps(first | old))
+    script.run_rows([tiny], seeds=2, resume=True, **folders)
+    facts = json.loads(path.read_text())
+    assert (list(facts["values"]), facts["values"]["0"], facts["n"]) == (["0", "1"], 12.5, 2)
+    assert facts["command"] == tiny.command(2)
+    assert 1000 < facts["seconds"] < 2000
+    assert (facts["commit"], facts["earlier_commits"], facts["dirty"]) == (first["commit"], ["a" * 40], True)
+    assert " with uncommitted changes, some seeds aaaaaaaaaaaa; " in script.render([facts])
+    script.run_rows([tiny], seeds=1, resume=True, **folders)
+    assert json.loads(path.read_text()) == facts, "nothing was missing"
     other = row(script, overrides=(*TINY, "optimizer.lr=0.2"), reference=50.0)
-    with pytest.raises(continual.UserError, match="of another version of row r; remove it"):
-        script.run_rows([other], seeds=1, **folders)
+    with pytest.raises(continual.UserError, match="is not of the runs of row r; run it without --resume"):
+        script.run_rows([other], seeds=3, resume=True, **folders)
+    script.run_rows([tiny], seeds=1, **folders)
+    again = json.loads(path.read_text())
+    assert again["values"] == first["values"]
+    assert "earlier_commits" not in again
 
 
 def test_the_page_shows_what_the_files_hold(script: ModuleType) -> None:
