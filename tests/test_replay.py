@@ -20,7 +20,7 @@ from continual.strategies.der import DER
 from continual.strategies.er import ER
 from continual.strategies.gem import GEM, feasible
 from continual.strategies.loss_balanced_er import LossBalancedER
-from continual.strategies.mir import MIR, row_losses
+from continual.strategies.mir import MIR, row_losses, virtual_step
 from continual.strategies.rar import RAR
 from continual.strategies.use_balanced_er import UseBalancedER
 from continual.strategy import Strategy, View
@@ -236,6 +236,15 @@ def test_mir_replays_the_row_that_a_step_would_hurt_most(
     close(weights(sgd), w - LR * ((2 * new + old) / 3 if strength is None else new + strength * old))
 
 
+def test_the_virtual_step_is_on_the_mean_of_the_arrived_rows_and_is_not_made(learner: Any) -> None:
+    sgd, w = learner(), numbers(0.3, -0.2, 0.5)
+    share = torch.full((4,), 0.1, dtype=DOUBLE)  # as another strategy may have left them
+    batch = Batch(numbers(*X)[:, None], torch.tensor(Y), share, arrived=3)
+    close(virtual_step(sgd.view, batch)["model.weight"][:, 0], w - LR * slope(w, X[:3], Y[:3]))
+    assert torch.equal(weights(sgd), w)
+    assert sgd.cost().forward_equivalents == 9
+
+
 def test_the_choice_of_mir_depends_on_what_arrived(arrival: Arrival) -> None:
     """As the two cases of the test above: else it would pass with a rule that looks at the memory alone."""
     w = numbers(0.3, -0.2, 0.5)
@@ -392,6 +401,14 @@ def test_gem_by_hand(learner: Any, arrival: Arrival) -> None:
     assert sgd.cost().forward_equivalents == 3 * (3 + 3 + 2 + 3 + 4)
     list(sgd.learn(arrival(3, [0.1, 0.2, 0.3], [0, 0, 0])))  # more than announced: in the place of the first
     assert gem.memory.column("label", torch.arange(6)).tolist() == [0, 0, 2, 1, 2, 0]
+
+
+def test_the_current_experience_is_no_constraint_of_itself(learner: Any, arrival: Arrival) -> None:
+    """Two passes over 3 rows, then two over 3 rows beside the 2 remembered ones: seen by what it costs."""
+    sgd = learner(GEM(partial(Ring, 7)), epochs=2)
+    for index in range(2):
+        list(sgd.learn(arrival(index, X[:3], Y[:3])))
+    assert sgd.cost().forward_equivalents == 2 * 3 * 3 + 2 * 3 * (3 + 2)
 
 
 def unit(r: Tensor) -> Tensor:
