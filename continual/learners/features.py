@@ -64,6 +64,9 @@ class Frozen(nn.Module):
 class Fourier(nn.Module):
     """Random Fourier features (B, D) -> (B, n_features); ``gamma`` > 0 is that of the kernel."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, width: int, n_features: int, gamma: float, generator: torch.Generator) -> None:
         super().__init__()
         self.register_buffer("weight", torch.randn(width, n_features, generator=generator) * sqrt(2 * gamma))
@@ -75,6 +78,8 @@ class Fourier(nn.Module):
 
 class Rectified(nn.Module):
     """Random projection and ReLU (B, D) -> (B, n_features)."""
+
+    weight: Tensor
 
     def __init__(self, width: int, n_features: int, generator: torch.Generator) -> None:
         super().__init__()
