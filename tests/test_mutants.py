@@ -21,7 +21,7 @@ from continual.contract import (
 from continual.contract.tools import moody
 from continual.learner import SGDLearner
 from continual.memory import Memory, Reservoir
-from continual.models import linear
+from continual.models import linear, mlp
 from continual.seeding import derive, generator
 from continual.strategies.derpp import DERPP
 from continual.strategies.er import ER
@@ -202,7 +202,7 @@ class MixesUpTargets(Strategy):
 class DrawsFromTorch(ER):
     """Replays rows drawn from torch's global generator."""
 
-    def draw(self, view: View) -> Tensor:
+    def draw(self, view: View, batch: Batch) -> Tensor:
         return torch.randperm(len(self.memory))[: self.n_replay]
 
 
@@ -409,6 +409,55 @@ class CountsTwice(SGDLearner):
         return replace(cost, bytes=2 * cost.bytes)
 
 
+class GrowsOutOfSightOfItsOptimizer(SGDLearner):
+    """New rows of the head are never trained."""
+
+    def _adopt(self) -> None:
+        held = list(self.optimizer.param_groups[0]["params"])
+        super()._adopt()
+        self.optimizer.param_groups[0]["params"] = held
+
+
+class GrowsOutOfSightOfItsStrategies(SGDLearner):
+    """New rows of the head are trained, and no penalty ever holds them."""
+
+    def _adopt(self) -> None:
+        known = dict(self.view.params)
+        super()._adopt()
+        self.view.params = known
+
+
+class RegistersTwice(SGDLearner):
+    """Once for the experience, once for the class."""
+
+    def _adopt(self) -> None:
+        super()._adopt()
+        params = self.optimizer.param_groups[0]["params"]
+        params.append(params[-1])
+
+
+class AsksToGrow(SGDLearner):
+    """Makes rows for a class when it is first asked about."""
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        assert self.growing is not None
+        with torch.inference_mode(False):
+            self.growing.admit(list(blobs())[-1].rows, None)
+            self.growing.select(None)
+            self._adopt()
+        return super().predict(x, task)
+
+
+class DrawsRowsFromTorch(SGDLearner):
+    """Initial values of new rows come from the global generator."""
+
+    def _adopt(self) -> None:
+        before = set(self.view.params)
+        super()._adopt()
+        for name in self.view.params.keys() - before:
+            self.view.params[name].data.normal_()
+
+
 @dataclass(frozen=True)
 class Mutant:
     """What breaks a law, and what it was made from, which does not."""
@@ -425,6 +474,12 @@ WITH_ER, WITH_DERPP, WITH_LWF, WITH_EWC = (learner(s) for s in (er, derpp, LwF, 
 def of_kind(law: str, *kinds: type[SGDLearner]) -> list[Mutant]:
     """Mutants of the learner itself."""
     return [Mutant(law, learner(er, kind=kind), WITH_ER, kind.__name__) for kind in kinds]
+
+
+def of_growth(law: str, *kinds: type[SGDLearner]) -> list[Mutant]:
+    """Mutants of a learner whose head grows."""
+    sound, *broken = (learner(er, kind=partial(kind, head="growing"), model=mlp) for kind in (SGDLearner, *kinds))
+    return [Mutant(law, make, sound, kind.__name__) for make, kind in zip(broken, kinds, strict=True)]
 
 
 def of_strategy(law: str, sound: Callable[[], Learner], *kinds: type[Strategy]) -> list[Mutant]:
@@ -463,6 +518,12 @@ LEARNERS = [
     *of_strategy("bytes_are_declared", WITH_DERPP, KeepsABatchInSecret, HoardsInSecret, KeepsTheGraph),
     *of_strategy("bytes_are_declared", WITH_DERPP, KeepsALargeStorage),
     *of_kind("bytes_are_declared", CountsTwice),
+    *of_growth(
+        "all_weights_are_trained", GrowsOutOfSightOfItsOptimizer, GrowsOutOfSightOfItsStrategies, RegistersTwice
+    ),
+    *of_growth("predict_is_pure", AsksToGrow),
+    *of_growth("evaluation_changes_nothing", AsksToGrow),
+    *of_growth("seed_decides_everything", DrawsRowsFromTorch),
 ]
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from continual.config import compose
+from continual.contract import Subject
 from continual.errors import UserError
 from continual.learner import SGDLearner
 from continual.models import Classifier, cnn, linear, mlp, slim_resnet18
@@ -144,6 +146,13 @@ def test_a_model_whose_units_cannot_be_told_apart_is_refused_with_what_is_in_the
     for strategy in (ReDo(), ContinualBackprop()):
         with pytest.raises(UserError, match=message):
             learner(strategy, model=model)
+
+
+@pytest.mark.parametrize(("strategy", "takes"), [("redo", False), ("er", True)])
+def test_the_laws_leave_out_a_network_that_the_learner_refuses(strategy: str, takes: bool) -> None:
+    blobs = ("scenario/source=gaussian", "scenario.n_tasks=2", "track=none")
+    moody = Subject(compose(f"strategy={strategy}", *blobs)).moody()
+    assert (moody is not None) == takes
 
 
 def test_a_residual_network_is_refused_and_its_measures_go_by_its_features() -> None:

@@ -86,7 +86,31 @@ def bytes_are_declared(make_learner: MakeLearner, make_stream: MakeStream) -> No
         assert measured == declared, f"{told}: it {more if measured > declared else less}"
 
 
-NATIVE_LAWS: tuple[LearnerLaw, ...] = (resume_is_exact, memory_is_bounded, bytes_are_declared)
+def all_weights_are_trained(make_learner: MakeLearner, make_stream: MakeStream) -> None:
+    """Each weight that a network wants trained is known, once, to the optimizer and to the strategies, and so stays.
+
+    Of learners that have a ``network``, an ``optimizer`` and a ``view``; asked after each experience.
+    """
+    learner: Any = make_learner()
+    if not all(hasattr(learner, part) for part in ("network", "optimizer", "view")):
+        return
+    for experience in make_stream():
+        for _ in learner.learn(experience):
+            pass
+        wanted = {name: p for name, p in learner.network.named_parameters() if p.requires_grad}
+        held = [id(p) for group in learner.optimizer.param_groups for p in group["params"]]
+        for name, p in wanted.items():
+            times = held.count(id(p))
+            assert times == 1, f"the optimizer holds {name} {times} times; register what comes into being later"
+            assert learner.view.params.get(name) is p, f"view.params lacks {name}: strategies will never meet it"
+
+
+NATIVE_LAWS: tuple[LearnerLaw, ...] = (
+    resume_is_exact,
+    memory_is_bounded,
+    bytes_are_declared,
+    all_weights_are_trained,
+)
 """They bind our own learners."""
 
 

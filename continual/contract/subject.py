@@ -12,6 +12,7 @@ from continual.contract.learners import LEARNER_LAWS, generators_differ, it_lear
 from continual.contract.native import NATIVE_LAWS
 from continual.contract.streams import StreamLaw, repeats_identically
 from continual.contract.tools import Brief, LearnerLaw, MakeLearner
+from continual.errors import UserError
 from continual.types import Learner, Stream
 
 SHORT = {"epochs": 2, "iterations": 6}  # updates enough for all laws but one
@@ -82,8 +83,16 @@ class Subject:
         return self.changed({"strategies": changed}).make_learner
 
     def moody(self) -> "Subject | None":
-        """The same with dropout and batch normalisation; None if the learner takes no model."""
-        return self.changed({"model": MOODY}) if self.config.resolved["learner"].get("model") else None
+        """The same with dropout and batch normalisation; None if the learner takes no model, or refuses this one."""
+        if not self.config.resolved["learner"].get("model"):
+            return None
+        self.make_stream()  # what is wrong with the stream is raised here
+        changed = self.changed({"model": MOODY})
+        try:
+            changed.make_learner()
+        except UserError:
+            return None
+        return changed
 
     def changed(self, settings: Mapping[str, Any]) -> "Subject":
         """The same with other settings of the learner; the stream is shared."""
