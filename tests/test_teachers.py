@@ -295,7 +295,7 @@ def test_each_average_follows_with_its_own_frequency(three: Model, first: Experi
 def test_cls_er_holds_its_own_rows_wherever_it_stands(three: Model, first: Experience, second: Experience) -> None:
     """er puts its rows behind, or before, those that cls_er replays; these alone are held near an average."""
     for order in (("er", "cls_er"), ("cls_er", "er")):
-        made = {"er": ER(MEMORY, n_replay=4), "cls_er": CLSER(MEMORY, n_replay=9, strength=0.7)}
+        made = {"er": ER(partial(Reservoir, 2), n_replay=4), "cls_er": CLSER(MEMORY, n_replay=9, strength=0.7)}
         asked: list[Tensor] = []
         sgd = learner({name: made[name] for name in order}, three)
         list(sgd.learn(first))
