@@ -244,7 +244,13 @@ def test_with_nothing_to_replay_nothing_is_paid(arrival: Any, three: Any) -> Non
 
 @pytest.mark.parametrize("law", NATIVE_LAWS, ids=lambda law: law.__name__)
 def test_soft_labels_of_images_are_under_the_laws(law: Any) -> None:
-    words = ("strategy=dgr", "strategy.dgr.targets=soft", "strategy.dgr.hidden=[8]", "scenario.rows_per_task=14")
+    words = (
+        "strategy=dgr",
+        "strategy.dgr.targets=soft",
+        "strategy.dgr.hidden=[8]",
+        "model.hidden=[16]",
+        "scenario.rows_per_task=14",
+    )
     Subject(configs.compose(*words, "track=none")).apply(law)
 
 
