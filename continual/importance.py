@@ -78,7 +78,7 @@ def copies(view: View) -> Tensors:
 
 def largest(values: Weights) -> float:
     """The largest entry of all, 0 if there are none."""
-    return max((float(v.max()) for v in values.values() if v.numel()), default=0.0)
+    return max((float(v.max()) for v in values.values()), default=0.0)
 
 
 def zeros(view: View) -> Tensors:

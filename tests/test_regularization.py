@@ -270,6 +270,15 @@ def test_si_cuts_the_sum_at_zero(three: Model, experiences: list[Experience]) ->
         assert flat(si.importance).tolist() == expected
 
 
+def test_the_anchor_of_si_is_where_the_last_experience_ended(three: Model, experiences: list[Experience]) -> None:
+    """Also where another strategy has moved the weights since."""
+    si = SI()
+    sgd = learn(learner(three, {"shrink_perturb": ShrinkPerturb(0.5, 0.0), "si": si}), experiences[0])
+    ended = weights(sgd)
+    next(iter(sgd.learn(experiences[1])))
+    assert torch.equal(flat(si.anchor), ended)
+
+
 @pytest.mark.parametrize("make", [EWC, SI, MAS, RWalk, L2Anchor, L2Init])
 def test_anchors_are_copies_of_the_weights(
     three: Model, experiences: list[Experience], make: Callable[..., Anchored]

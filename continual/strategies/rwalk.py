@@ -69,7 +69,8 @@ class RWalk(Anchored):
         walk(self.saved, view.task_gradient, self.before, view.params)
         self.before = {}
         for name, g in view.task_gradient.items():
-            self.fisher[name] = torch.lerp(g.square(), self.fisher.get(name, g.square()), self.decay)
+            square = g.square()
+            self.fisher[name] = torch.lerp(square, self.fisher.get(name, square), self.decay)
         self.steps += 1
         if self.steps == self.window:
             self._close(view)
