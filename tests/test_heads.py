@@ -261,6 +261,7 @@ def test_each_task_has_a_head_of_its_own_where_labels_repeat(arrival: Arrival) -
     x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     assert [sgd.predict(x, task).argmax(1).tolist() for task in (0, 1)] == [[0, 1], [1, 0]]
     assert torch.equal(sgd.predict(x, 1), learn(flat(), tasks[1]).predict(x, 1))
+    sgd.predict(x, 0)
     assert torch.equal(sgd.predict(x), sgd.predict(x, 1)), "without a label it answers for the task in training"
     assert torch.equal(sgd.predict(x, 0), learn(flat(), tasks[0]).predict(x, 0)), "momentum may not move it any further"
 
