@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from continual.batches import schedule
 from continual.errors import UserError
 from continual.learner import SGDLearner
-from continual.learners.joint import MAX_EXPERIENCES, Joint
+from continual.learners.joint import Joint
+from continual.learners.retrained import MAX_TRAININGS
 from continual.learners.slda import SLDA, discriminants
 from continual.models import mlp
 from continual.types import Batch, Experience, Spec
@@ -172,9 +173,9 @@ def test_joint_restarts_batch_statistics_too() -> None:
 
 
 def test_joint_is_refused_on_streams_of_many_arrivals() -> None:
-    joint(spec=Spec((4,), 4, n_experiences=MAX_EXPERIENCES))
+    joint(spec=Spec((4,), 4, n_experiences=MAX_TRAININGS))
     with pytest.raises(UserError, match=r"learner=joint trains anew after each of the stream's 101 experiences"):
-        joint(spec=Spec((4,), 4, n_experiences=MAX_EXPERIENCES + 1))
+        joint(spec=Spec((4,), 4, n_experiences=MAX_TRAININGS + 1))
 
 
 # ---------------------------------------------------------------- streaming linear discriminant analysis

@@ -16,7 +16,6 @@ from continual.models.network import Classifier
 from continual.models.weights import load_weights
 from continual.types import Spec
 
-
 GAIN, POSITION = 1.5, 0.5
 """Random weights are N(0, GAIN^2 / fan-in), positions N(0, POSITION^2): larger than what training usually starts from,
 so that the features of a frozen random transformer tell images apart (0.9 of the digits by a linear classifier, against
