@@ -143,13 +143,10 @@ ROWS = (
     ),
     Row(
         "gdumb",
-        "not compared: each draws its own memory",
-        ("learner=gdumb",),
-        (
-            THEIRS + "gdumb",
-            MEMORY,
-        ),
-        "",
+        "equal for equal memories",
+        ("learner=gdumb", "learner.memory.capacity=500", "train.epochs=10", "learner.epochs=10"),
+        (THEIRS + "gdumb", MEMORY, "train.epochs=10"),
+        "Both train anew on a class-balanced memory after each experience, 10 passes.",
     ),
 )
 

@@ -5,20 +5,28 @@ whole, so that no draw matters. ``docs/PARITY.md`` has the table, ``scripts/pari
 own.
 """
 
+import importlib.util
+import json
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import continual
 from continual.batches import schedule
 from continual.bridges.avalanche import AvalancheLearner
 from continual.learner import SGDLearner
-from continual.memory import Memory, Reservoir
+from continual.learners.gdumb import GDumb
+from continual.memory import ClassBalanced, Memory, Reservoir
 from continual.models import mlp
 from continual.models.network import Classifier
 from continual.strategies.agem import AGEM
@@ -213,6 +221,20 @@ def test_mir_is_equal(table: Any) -> None:
     pair.learn(2).agree()
 
 
+def test_gdumb_is_equal(table: Any) -> None:
+    """From the same initial weights after each experience, on all that is kept: here all rows, in one batch."""
+    spec, sgd = replace(SPEC, dtype=torch.float32, smallest=None), partial(torch.optim.SGD, lr=LR)
+    run: Any = {"spec": spec, "batch_size": 100, "epochs": 5, "seed": 1}
+    pair = Pair(None, THEIRS.Naive, table, dtype=torch.float32, model=small)
+    pair.ours = GDumb(partial(ClassBalanced, 100), small, sgd, **run)
+    pair.theirs = AvalancheLearner(partial(THEIRS.GDumb, criterion=CRITERION, mem_size=100), small, sgd, **run)
+    start = {name: w.clone() for name, w in pair.ours.network.state_dict().items()}
+    for experience in pair.experiences:
+        assert sum(pair.ours.learn(experience)) == sum(pair.theirs.learn(experience)) == ROWS
+        pair.agree()
+    assert any((w - start[name]).abs().max() > 1e-3 for name, w in pair.ours.network.state_dict().items())
+
+
 def differs_from_plain(pair: Pair, *indices: int) -> bool:
     """Whether plain training ends elsewhere: what is compared did act."""
     plain = Pair(None, THEIRS.Naive, pair.table).learn(*indices)
@@ -310,3 +332,69 @@ def test_their_mir_never_replays_the_task_before(table: Any) -> None:
         (plugin,) = (p for p in pair.theirs.strategy.plugins if type(p).__name__ == "MIRPlugin")
         replayed = None if plugin.replay_loader is None else set(next(plugin.replay_loader)[1].tolist())
         assert replayed == loader
+
+
+# ---------------------------------------------------------------- the paired runs and their page
+
+
+ROOT = Path(__file__).parents[1]
+TINY = ("scenario=split", "scenario/source=gaussian", "scenario.n_tasks=2", "scenario.source.rows_per_class=20")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("parity", ROOT / "scripts" / "parity.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["parity"] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_sides_of_every_row_have_equal_memory_batches_passes_and_network(script: ModuleType) -> None:
+    for row in script.ROWS:
+        ours, theirs = (
+            continual.compose(*script.PROTOCOL, *words, "track=none").resolved for words in (row.ours, row.theirs)
+        )
+        for key in ("scenario", "model", "optimizer", "train"):
+            assert ours[key] == theirs[key]
+        memories = [set(re.findall(r"'(?:capacity|mem_size)': (\d+)", str(side["learner"]))) for side in (ours, theirs)]
+        held = {"agem": [{"500"}, set()]}.get(row.name)  # theirs: 100 rows of each of 5 experiences
+        assert memories == (held or [memories[0], memories[0]]), row.name
+
+
+def test_a_row_is_run_and_judged_by_two_one_sided_tests(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(script, "PROTOCOL", (*TINY, "model=linear", "optimizer.lr=0.1"))
+    facts = script.run_row(script.Row("plain", "equal", (), ("learner=avalanche/naive",), ""), 2, tmp_path)
+    assert json.loads((tmp_path / "plain.json").read_text()) == json.loads(json.dumps(facts))
+    for side in ("ours", "theirs"):
+        assert list(facts[side]["values"]) == [0, 1]
+        assert 0 < facts[side]["mean"] <= 100
+    assert "avalanche_naive seed 1" in capsys.readouterr().out
+
+
+def test_the_judgement_in_numbers(script: ModuleType) -> None:
+    """By hand: differences 1, 2, 3 have mean 2, s = 1, n = 3: t = (3 - 2) sqrt(3) = 1.732, P(T_2 > t) = 0.1127."""
+    facts = script.result(script.ROWS[0], {0: 51.0, 1: 52.0, 2: 53.0}, dict.fromkeys(range(3), 50.0), {})
+    assert (facts["difference"], facts["equivalent"], facts["n"]) == (2.0, False, 3)
+    assert facts["p_value"] == pytest.approx(0.112702, abs=1e-6)
+    assert facts["interval"] == pytest.approx([2 - 2.919986 / 3**0.5, 2 + 2.919986 / 3**0.5], abs=1e-4)
+    near = script.result(script.ROWS[0], {0: 50.1, 1: 50.2, 2: 50.3}, dict.fromkeys(range(3), 50.0), {})
+    assert near["equivalent"]
+
+
+def test_the_page_is_what_the_result_files_say(script: ModuleType) -> None:
+    results = script.stored()
+    assert script.TABLE.read_text(encoding="utf-8") == script.render(results)
+    for facts in results:
+        ours, theirs = ({int(s): v for s, v in facts[side]["values"].items()} for side in ("ours", "theirs"))
+        again = script.result(next(r for r in script.ROWS if r.name == facts["row"]), ours, theirs, {})
+        for key in ("difference", "interval", "p_value", "equivalent", "n"):
+            assert again[key] == facts[key]
+        assert facts["n"] >= 10
+        assert ("equivalent" if facts["equivalent"] else "not shown") in next(
+            line for line in script.render(results).splitlines() if line.startswith(f"| [{facts['row']}]")
+        )
