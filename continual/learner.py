@@ -224,9 +224,9 @@ class SGDLearner:
         self.optimizer.param_groups[0]["params"] += new.values()
 
     def _disown(self, gone: list[nn.Parameter]) -> None:
-        names = [name for name, p in self.view.params.items() if any(p is other for other in gone)]
-        for name in names:
-            self.optimizer.state.pop(self.view.params.pop(name), None)
+        """Forget parameters of the network, before a snapshot's own take their place."""
+        for name in [name for name, p in self.view.params.items() if any(p is other for other in gone)]:
+            del self.view.params[name]
         self.optimizer.param_groups[0]["params"][:] = self.view.params.values()
 
     def _tried(self) -> tuple[Tensor | None, int, int | None]:
