@@ -6,8 +6,8 @@ Its gradient is p_b^q times that of cross-entropy: rows whose label the network 
 half the mean absolute error, q -> 0 cross-entropy. It reads the loss that it is given, so every mask is heeded, and
 replayed rows are treated alike. Zhang & Sabuncu 2018, https://arxiv.org/abs/1805.07836, without their truncation.
 
-A new class starts with p_b near 0, so a large q hardly learns it: on split digits with 40% wrong labels (5 seeds) er had
-63% accuracy, with q = 0.2 beside it 60%, with the paper's q = 0.7 30%.
+A new class starts with p_b near 0, so a large q hardly learns it: on split digits with 40% wrong labels (5 seeds) er
+had 63% accuracy, with q = 0.2 beside it 60%, with the paper's q = 0.7 30%.
 """
 
 from typing import ClassVar
