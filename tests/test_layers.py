@@ -28,6 +28,7 @@ DOORS = {
     "tensorboard": ("continual/trackers/tensorboard.py",),
     "mlflow": ("continual/trackers/mlflow.py",),
     "timm": (),
+    "peft": ("continual/models/lora.py",),
     "optuna": ("continual/tuning/",),
 }
 """Third-party framework: the files, or folders, that may import it. Models of torchvision and timm come by config."""
@@ -57,6 +58,7 @@ LAZY = (
     "pandas",
     "tensorboard",
     "mlflow",
+    "peft",
     "optuna",
 )
 """Imported inside the function that needs them: each costs a tenth of a second or more."""

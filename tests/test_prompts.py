@@ -191,9 +191,9 @@ def test_coda_prompt_by_hand() -> None:
         )
         assert len(keys) == 4  # two components of each experience so far
         prefixes.append(mix(model.features(x), keys, attention, prompts).unflatten(1, (2, 2)))
-        penalty += float(orthogonality(keys) + orthogonality(attention) + orthogonality(prompts.flatten(1)))
+        penalty += (orthogonality(keys) + orthogonality(attention) + orthogonality(prompts.flatten(1))).item()
     torch.testing.assert_close(out.features, model.features.tokens(x, prefixes=prefixes)[:, 0])
-    assert float(out.loss) == pytest.approx(0.1 * penalty, abs=1e-7)
+    assert out.loss.item() == pytest.approx(0.1 * penalty, abs=1e-7)
 
 
 def test_components_are_orthonormal_at_first_over_all_experiences() -> None:
@@ -273,7 +273,7 @@ def test_the_loss_of_a_model_is_added_to_the_task_loss_in_training_alone(table: 
     out: Output = ours.network(x)
     assert out.loss is not None
     expected = cross_entropy(out.logits, y) + out.loss
-    assert float(ours.view.loss(ours.view.params, batch)) == pytest.approx(float(expected), rel=1e-6)
+    assert ours.view.loss(ours.view.params, batch).item() == pytest.approx(expected.item(), rel=1e-6)
     with ours.view.still():
         assert ours.network(x).loss is None
 

@@ -100,8 +100,11 @@ class BufferKNN:
         return Cost(self.spent, nbytes(self._tensors()))
 
     def _tensors(self) -> dict[str, Any]:
-        parts = {"features": self.features, "head": self.head, "memory": self.memory}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {
+            "features": self.features.state_dict(),
+            "head": self.head.state_dict(),
+            "memory": self.memory.state_dict(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {**self._tensors(), "updates": self.updates, "spent": self.spent}

@@ -48,12 +48,14 @@ class LoRA(Prompted, Staged):
 def _inject(backbone: nn.Module, n: int, rank: int, layers: list[str]) -> None:
     """Put adapters named 0 to n - 1 into the layers called so, all of them active and trainable."""
     try:
-        from peft import LoraConfig, LoraModel
+        from peft import LoraConfig, LoraModel, PeftConfig
         from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError as error:
         raise UserError("model=lora needs the package 'peft': pip install continual[lora]") from error
     names = [str(number) for number in range(n)]
-    configs = {name: LoraConfig(r=rank, lora_alpha=rank, target_modules=layers) for name in names}
+    configs: dict[str, PeftConfig] = {
+        name: LoraConfig(r=rank, lora_alpha=rank, target_modules=layers) for name in names
+    }
     try:
         tuner = LoraModel(backbone, configs, names[0])
         for name in names[1:]:
