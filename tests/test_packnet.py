@@ -111,6 +111,19 @@ def test_what_is_given_back_is_zero_and_the_learners_rate_is_taken(arrival: Any,
     close(weights(sgd), w * kept - LR * gradient(w * kept, X, Y) * kept)
 
 
+def test_frozen_weights_have_no_gradient(arrival: Any, three: Any) -> None:
+    """It would count in the norm that gradients are clipped by, and fill the optimizer's slots."""
+    packnet = PackNet(n_passes=0)
+    sgd = learner(packnet, three)
+    list(sgd.learn(arrival(0, X.tolist(), Y.tolist(), task=0)))
+    owned = packnet.owner["model.weight"] > 0
+    assert sorted(owned[:, 0].tolist()) == [False, True, True]
+    list(sgd.learn(arrival(1, X2.tolist(), Y2.tolist(), task=1)))
+    grad = sgd.view.params["model.weight"].grad
+    assert grad is not None
+    assert torch.equal(grad == 0, owned)
+
+
 # ---------------------------------------------------------------- earlier tasks stay as they are
 
 OPTIMIZERS = {
