@@ -46,7 +46,10 @@ OVER_TIME = frozenset(
 )
 """What depends on when and on how many rows a run was evaluated."""
 
-ROLES: Mapping[str, str] = {"continual.learners.slda": "floor", "continual.learners.joint": "bound"}
+ROLES: Mapping[str, str] = {
+    "continual.learners.slda": "floor",
+    **dict.fromkeys(("continual.learners.joint", "continual.learners.cumulative"), "bound"),
+}
 """Modules of the learners between which the others should lie: the closed form, and all rows at once."""
 
 
