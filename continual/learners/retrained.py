@@ -45,6 +45,11 @@ class Retrained(SGDLearner):
     ) -> None:
         self.every = every
         self._check_trainings(spec)
+        if head == "multi_head":
+            name = type(self).__name__.lower()
+            raise UserError(
+                f"train.head=multi_head: learner={name} mixes the rows of all tasks; use train.head=per_task"
+            )
         protocol: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "iterations": iterations, "head": head}
         around: dict[str, Any] = {"clip": clip, "augment": augment, "seed": seed, "device": device}
         super().__init__(model, optimizer, {}, spec=spec, **protocol, **around)
