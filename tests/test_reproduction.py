@@ -236,7 +236,10 @@ def test_a_row_writes_its_seeds_and_where_they_come_from(
     assert f"r: {facts['mean']:.2f}" in capsys.readouterr().out
 
 
-def test_a_row_is_resumed_after_the_seeds_that_its_file_holds(script: ModuleType, tmp_path: Path) -> None:
+def test_a_row_is_resumed_after_the_seeds_that_its_file_holds(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "code_state", lambda: {"commit": "b" * 40, "dirty": False, "versions": {}})
     tiny, path = row(script, overrides=TINY, reference=50.0, protocol="blobs"), tmp_path / "r.json"
     folders = {"results": tmp_path, "table": tmp_path / "page.md"}
     script.run_rows([tiny], seeds=1, **folders)
