@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import continual
 from continual import snapshot
 from continual.bridges import networks
-from continual.bridges.avalanche import AvalancheLearner, Noise, Offers, _solve_qp, filled, to_avalanche
+from continual.bridges.avalanche import AvalancheLearner, Noise, Offers, _quiet, _solve_qp, filled, to_avalanche
 from continual.choices import choices, conf_directory
 from continual.contract import STREAM_LAWS
 from continual.contract.tools import Globals, whole
@@ -641,8 +641,7 @@ def test_avalanche_itself_trains_and_evaluates_on_our_stream_as_the_bridge_does(
     )
     theirs.strategy.plugins[theirs.strategy.plugins.index(theirs.strategy.evaluator)] = evaluator
     theirs.strategy.evaluator = evaluator
-    with warnings.catch_warnings(), theirs.noise.own():
-        warnings.simplefilter("ignore")  # deprecated calls of Avalanche
+    with _quiet(), theirs.noise.own():
         for experience in benchmark.train_stream:
             theirs.strategy.train(experience, eval_streams=[])
         measured = theirs.strategy.eval(benchmark.test_stream)
