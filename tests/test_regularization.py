@@ -556,6 +556,9 @@ def test_weights_that_come_later_are_free_until_they_have_learned(
     assert not torch.equal(bias.detach(), numbers(0.1, 0.2, 0.3))
     if isinstance(s, Anchored):
         assert s.importance.keys() == s.anchor.keys() == sgd.view.params.keys()
+    if isinstance(s, L2Init):
+        assert torch.equal(flat(s.anchor), numbers(0.3, -0.2, 0.5))
+        assert torch.equal(s.anchor["model.bias"], numbers(0.1, 0.2, 0.3))
 
 
 # ---------------------------------------------------------------- mistakes
