@@ -91,7 +91,7 @@ SMALL: dict[str, Case] = {
         "strategy.continual_backprop.maturity=3",
     ),
     "strategy=packnet": ("scenario.kind=task", "train.head=per_task"),
-    "strategy=rwalk": ("strategy.rwalk.window=2",),
+    "strategy=rwalk": ("strategy.rwalk.window=3",),
     "model=slim_resnet18": ("model.width=2",),
     "model=torchvision": (
         "model.network._target_=torchvision.models.DenseNet",
