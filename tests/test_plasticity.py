@@ -344,6 +344,19 @@ def test_two_steps_of_upgd_by_hand() -> None:
     assert torch.allclose(b, expected[1], rtol=0, atol=1e-12)
 
 
+def test_a_weight_that_comes_later_is_judged_by_its_own_few_steps() -> None:
+    """Decay .5. Old: -g w = 0, then 1, mean (0 + .5) / .75 = 2/3. New: 1, mean .5 / .5 = 1, the largest.
+
+    1 - sigmoid(2/3) = .339243631, 1 - sigmoid(1) = .268941421
+    """
+    old, new = nn.Parameter(tensor(1.0)), nn.Parameter(tensor(1.0))
+    optimizer = UPGD([old, new], lr=1.0, sigma=0.0, decay=0.5)
+    old.grad = tensor(0.0)
+    optimizer.step()
+    stepped(optimizer, [old, new], [tensor(-1.0), tensor(-1.0)])
+    assert (old.item(), new.item()) == (pytest.approx(1.339243631), pytest.approx(1.268941421))
+
+
 def test_without_a_useful_weight_the_more_useful_still_moves_less() -> None:
     a = nn.Parameter(tensor(1.0, 2.0, 0.0))
     stepped(UPGD([a], lr=1.0, sigma=0.0, decay=0.0), [a], [tensor(1.0, 1.0, 1.0)])  # utilities -1, -2, 0
