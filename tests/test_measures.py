@@ -68,9 +68,8 @@ def test_dormant_fraction():
     assert measures.dormant_fraction([10 * activations], 0.02) == 0.5  # relative to the layer
     assert measures.dormant_fraction([activations[:, :, None, None].expand(2, 4, 3, 3)], 0.02) == 0.5
     assert measures.dormant_fraction([torch.zeros(2, 4)], 0.0) == 1.0
-    assert (
-        measures.dormant_fraction([activations, torch.full((2, 1), 0.001)], 0.02) == 0.4
-    )  # 2 of 5 units; scores per layer
+    small = torch.full((2, 2), 0.001)  # scores are of each layer: its two units take part
+    assert measures.dormant_fraction([activations, small], 0.02) == pytest.approx(2 / 6)
     assert math.isnan(measures.dormant_fraction([activations, torch.full((2, 4), math.nan)], 0.0))
     assert math.isnan(measures.dormant_fraction([], 0.0))
 
