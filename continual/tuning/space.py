@@ -35,6 +35,13 @@ class Axis:
         kind = ", logarithmic" if self.log else ""
         return f"{self.key} in [{self.low:g}, {self.high:g}]{kind}" + (f" by {self.step}" if self.step else "")
 
+    @property
+    def values(self) -> Sequence[Any] | None:
+        """All that lie on it, None if there is no end of them."""
+        if self.choices:
+            return list(dict.fromkeys(self.choices))
+        return None if self.step is None else range(int(self.low), int(self.high) + 1, self.step)
+
     def suggest(self, trial: "optuna.Trial") -> Any:
         """A value that the engine draws."""
         if self.choices:

@@ -1,13 +1,14 @@
 """Choose hyper-parameters on the first tasks only, with as many trials for each method; then they stay as they are.
 
 Each trial trains on the first k tasks without a held-out share of their training rows, and is judged on that share
-(``continual.tuning.holdout``): the stream's later tasks and its test rows are never read. This is the protocol of
+(``continual.tuning.holdout``): the stream's later tasks and its test rows are never read. A space of no more choices
+than trials is tried whole, each once. This is the protocol of
 Chaudhry et al. 2019, "Efficient Lifelong Learning with A-GEM", https://arxiv.org/abs/1812.00420, with the engine of
 Akiba et al. 2019, "Optuna", https://arxiv.org/abs/1907.10902. Trial 0 is the defaults, where they lie in the space.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -38,7 +39,7 @@ class Plan:
 
     Attributes:
         n_tasks: the first tasks that are looked at, fewer than the stream has.
-        n_trials: of each study, >= 1; a trial that diverges counts.
+        n_trials: of each study at most, >= 1; a trial that diverges counts.
         fraction: of the training rows that is held out, in (0, 0.5].
         metric: of ``METRICS``, averaged over the seeds.
     """
@@ -68,6 +69,10 @@ class Trial:
     def value(self) -> float:
         """Mean over the seeds; NaN if it diverged."""
         return sum(self.reached) / len(self.reached) if self.reached else math.nan
+
+
+Asked = tuple[dict[str, Any], Callable[[Trial], None]]
+"""Values to try, and what to call with the trial."""
 
 
 @dataclass(frozen=True)
@@ -139,16 +144,13 @@ def search(study: Study, plan: Plan, tell: Told = lambda _: None) -> Study:
     Raises:
         UserError: no trial reached a finite value; optuna is not installed.
     """
-    engine = _engine(study, plan)
     trials: list[Trial] = []
-    for number in range(plan.n_trials):
-        asked = engine.ask()
-        chosen = {a.key: a.suggest(asked) for a in study.axes}
+    for chosen, learn in _every(study, plan) or _drawn(study, plan):
         trial = _tried(study, chosen, plan)
-        _report(engine, asked, trial)
+        learn(trial)
         trials.append(trial)
         reached = f"{plan.metric} {trial.value:.4f}" if trial.reached else trial.error
-        tell(f"{study.config.name}, trial {number + 1} of {plan.n_trials}: {reached} ({', '.join(texts(chosen))})")
+        tell(f"{study.config.name}, trial {len(trials)}: {reached} ({', '.join(texts(chosen))})")
     sense = BETTER.get(plan.metric, 1)
     good = [trial for trial in trials if math.isfinite(trial.value)]
     if not good:
@@ -156,30 +158,46 @@ def search(study: Study, plan: Plan, tell: Told = lambda _: None) -> Study:
     return replace(study, trials=tuple(trials), best=max(good, key=lambda trial: sense * trial.value))
 
 
-def _engine(study: Study, plan: Plan) -> "optuna.Study":
+def _defaults(study: Study) -> dict[str, Any] | None:
+    """The defaults, if all of them lie in the space."""
+    found = {a.key: a.default(study.config.resolved) for a in study.axes}
+    return None if None in found.values() else found
+
+
+def _every(study: Study, plan: Plan) -> list[Asked]:
+    """All choices, the defaults first, if there are no more than trials; else none."""
+    values = [a.values for a in study.axes]
+    if math.prod(math.inf if v is None else len(v) for v in values) > plan.n_trials:
+        return []
+    keys, defaults = [a.key for a in study.axes], _defaults(study)
+    found = [dict(zip(keys, chosen, strict=True)) for chosen in product(*(v for v in values if v is not None))]
+    return [(chosen, lambda _: None) for chosen in sorted(found, key=lambda chosen: chosen != defaults)]
+
+
+def _drawn(study: Study, plan: Plan) -> Iterator[Asked]:
+    """As many choices as trials, each drawn by the engine from what the earlier ones reached, the defaults first."""
     try:
         import optuna
     except ImportError:
         raise UserError("continual tune needs Optuna: pip install 'continual[tune]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=derive(study.seeds[0], "tune", study.config.name) % 2**32)
-    direction = (
-        optuna.study.StudyDirection.MAXIMIZE if BETTER.get(plan.metric, 1) > 0 else optuna.study.StudyDirection.MINIMIZE
-    )
-    engine = optuna.create_study(direction=direction, sampler=sampler)
-    defaults = {a.key: a.default(study.config.resolved) for a in study.axes}
-    if None not in defaults.values():
+    more = BETTER.get(plan.metric, 1) > 0
+    directions = optuna.study.StudyDirection
+    engine = optuna.create_study(direction=directions.MAXIMIZE if more else directions.MINIMIZE, sampler=sampler)
+    defaults = _defaults(study)
+    if defaults is not None:
         engine.enqueue_trial(defaults)
-    return engine
+    for _ in range(plan.n_trials):
+        asked = engine.ask()
 
+        def learn(trial: Trial, asked: "optuna.Trial" = asked) -> None:
+            if math.isfinite(trial.value):
+                engine.tell(asked, trial.value)
+            else:
+                engine.tell(asked, state=optuna.trial.TrialState.FAIL)
 
-def _report(engine: "optuna.Study", asked: "optuna.Trial", trial: Trial) -> None:
-    import optuna
-
-    if math.isfinite(trial.value):
-        engine.tell(asked, trial.value)
-    else:
-        engine.tell(asked, state=optuna.trial.TrialState.FAIL)
+        yield {a.key: a.suggest(asked) for a in study.axes}, learn
 
 
 def _tried(study: Study, chosen: Mapping[str, Any], plan: Plan) -> Trial:
