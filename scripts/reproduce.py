@@ -287,8 +287,7 @@ ROWS = (
         f"{RERUN}, standard deviation 6.07",
         seeds=50,
         first=20,
-        notes="The reading of the ER rows of this protocol and their seeds, so that the runs are paired; 20 seeds more, "
-        "because after 30 the half-width was 2.50 (mean 73.80).",
+        notes=f"{PAIRED} 20 seeds more than theirs, because after 30 the half-width was 2.50 (mean 73.80).",
     ),
     Row(
         "permuted_mnist_online_none",
