@@ -124,6 +124,17 @@ def test_frozen_weights_have_no_gradient(arrival: Any, three: Any) -> None:
     assert torch.equal(grad == 0, owned)
 
 
+def test_the_optimizer_forgets_with_each_task(arrival: Any, three: Any) -> None:
+    """Momentum of weights that were set to 0 would move them before they have learned anything."""
+    sgd = learner(PackNet(), three, optimizer=partial(torch.optim.SGD, lr=LR, momentum=0.9))
+    updates = sgd.learn(arrival(0, X.tolist(), Y.tolist(), task=0))
+    next(iter(updates))
+    (slots,) = sgd.optimizer.state.values()
+    assert slots["momentum_buffer"].abs().max() > 0
+    assert list(updates) == []
+    assert slots["momentum_buffer"].abs().max() == 0
+
+
 # ---------------------------------------------------------------- earlier tasks stay as they are
 
 OPTIMIZERS = {
@@ -175,10 +186,9 @@ def test_each_layer_is_shared_out_and_biases_stay_with_the_first_task(tasks: lis
         biases.append(sgd.view.params[bias].detach().clone())
     assert counted == [[64, 64, 0, 0], [32, 64, 32, 0], [16, 64, 32, 16]]  # of 8 * 16 weights
     assert torch.equal(biases[0], biases[2])
-    blocks = {name: owner for name, owner in packnet.owner.items() if ".blocks." in name}
-    assert {name.split(".")[-2]: owner.unique().tolist() for name, owner in blocks.items()} == {
-        "0": [1], "1": [2], "2": [3]
-    }  # fmt: skip
+    for slot in (1, 2, 3):
+        for kind in ("weight", "bias"):
+            assert packnet.owner[f"model.head.blocks.{slot - 1}.{kind}"].unique().tolist() == [slot]
     assert all(owner.dtype == torch.uint8 for owner in packnet.owner.values())
     free = sgd.view.params[layer][packnet.owner[layer] == 0]
     assert free.abs().max() == 0

@@ -6,7 +6,7 @@ After task k, in every layer: keep the (1 - share) largest of its free weights, 
 Biases and normalisation belong to the first task; parameters that came with a task (``train.head=multi_head``, as in
 the paper) belong to it whole. A shared head (``train.head=per_task``) is pruned like any layer; a weight that is 0 is
 not kept, so that from the second task on rows of classes that have not arrived stay free. Batch statistics are kept for
-each task. A task that comes again counts as one more task, whose answers take the place of the first ones.
+each task. A task that comes again counts as one more task; when it ends, its answers take the place of the first ones.
 
 Mallya & Lazebnik 2018, "PackNet: Adding Multiple Tasks to a Single Network by Iterative Pruning",
 https://arxiv.org/abs/1711.05769
@@ -57,7 +57,6 @@ class PackNet(Strategy):
             raise UserError(f"strategy.packnet.lr={lr} must be above 0, or null for that of the learner")
         self.share, self.n_passes, self.batch_size, self.lr = share, n_passes, batch_size, lr
         self.seed, self.slot = derive(seed, "PackNet"), 0  # of the last experience, from 1
-        self.training: int | None = None  # task whose weights are not yet its own
         self.slots: dict[int, int] = {}  # task -> its last slot
         self.owner: dict[str, Tensor] = {}  # uint8 like each parameter: slot that it belongs to, 0 while it is free
         self.kept: dict[str, Tensor] = {}  # parameters as the last task left them
@@ -70,7 +69,7 @@ class PackNet(Strategy):
         self.shared = frozenset(view.params)  # what is there before any task
 
     def begin(self, view: View, experience: Experience) -> None:
-        self.slot, self.training = self.slot + 1, experience.task
+        self.slot += 1
         if self.slot > MOST:
             raise UserError(f"strategy 'packnet' can hold at most {MOST} tasks, and this is one more")
 
@@ -96,7 +95,6 @@ class PackNet(Strategy):
         if experience.task is not None:
             self.slots[experience.task] = self.slot
             self.statistics[experience.task] = {name: b.clone() for name, b in view.buffers.items() if b.dim() < 2}
-        self.training = None
 
     def _train(self, view: View, experience: Experience, mine: Mapping[str, Tensor]) -> None:
         """Gradient steps of the weights that are ``mine``, bool by name."""
@@ -111,7 +109,7 @@ class PackNet(Strategy):
     def predict(self, view: View, x: Tensor, out: Output, task: int | None) -> Tensor:
         if task is None:
             raise UserError("strategy 'packnet' answers by the weights of a task; say which: predict(x, task=...)")
-        if task == self.training or task not in self.slots:
+        if task not in self.slots:
             return out.logits
         last, params = self.slots[task], view.params
         masked = {name: params[name].where((own > 0) & (own <= last), 0.0) for name, own in self.owner.items()}
@@ -120,11 +118,11 @@ class PackNet(Strategy):
         return logits
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("slot", "training", "slots", "owner", "kept", "statistics")
+        names = ("slot", "slots", "owner", "kept", "statistics")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.slot, self.training, self.slots = state["slot"], state["training"], dict(state["slots"])
+        self.slot, self.slots = state["slot"], dict(state["slots"])
         self.owner = {name: owner.clone() for name, owner in state["owner"].items()}
         self.kept, self.statistics = dict(state["kept"]), dict(state["statistics"])
 
