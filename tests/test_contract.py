@@ -139,7 +139,14 @@ STACKS: list[Case] = [
     ("learner=ranpac", "learner.ridge=1", "scenario.kind=task", "train.head=per_task", *BLOBS),
     ("strategy=[er,ewc]", "train.head=growing", "optimizer.momentum=0.9", *MOODY, *BLOBS),
     ("strategy=[si,mas,rwalk]", "train.head=growing", "optimizer.momentum=0.9", *MOODY, *BLOBS),
-    ("strategy=[l2_init,shrink_perturb]", "strategy.shrink_perturb.every=2", "scenario.arrival_rows=9", *MOODY, *BLOBS),
+    (
+        "strategy=[l2_init,shrink_perturb]",
+        "strategy.shrink_perturb.every=2",
+        "strategy.shrink_perturb.shrink=0.95",
+        "scenario.arrival_rows=9",
+        *MOODY,
+        *BLOBS,
+    ),
     ("strategy=derpp", "train.head=growing", "scenario.arrival_rows=9", *MOODY, *BLOBS),
     (
         "strategy=redo",
