@@ -419,4 +419,4 @@ def test_every_choice_has_a_line_that_says_what_it_is():
 def test_one_group():
     lines = listing.render("memory").splitlines()
     assert lines[0].startswith("memory  (of one strategy: ")
-    assert [line.split()[0] for line in lines[1:]] == ["class_balanced", "reservoir"]
+    assert [line.split()[0] for line in lines[1:]] == ["class_balanced", "fifo", "herding", "reservoir", "ring"]

@@ -6,8 +6,9 @@
 
 The stable one, updated less often, answers. Arani et al. 2022, "Learning Fast, Learning Slow",
 https://arxiv.org/abs/2201.12604. Unlike in the authors' code, both are in eval mode with batch statistics of their own,
-and the warm-up of a decay counts the updates of its average, not those of the network. The paper's decays of 0.999 and
-strength of 0.1 are for thousands of updates a task; those given here are for some hundreds (``ema_teacher`` says why).
+and the warm-up of a decay counts the updates of its average, not those of the network. The paper's decays of 0.999 are
+for thousands of updates a task; those given here are for some hundreds (``ema_teacher`` says why, and how they were
+chosen). The strength is the paper's.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ class CLSER(ER):
         memory: Callable[..., Memory],
         n_replay: int = 10,
         exclude_current: bool = False,
-        strength: float = 1.0,
+        strength: float = 0.1,
         plastic_frequency: float = 0.9,
         stable_frequency: float = 0.7,
         plastic_decay: float = 0.9,

@@ -6,8 +6,9 @@ Its gradient is p_b^q times that of cross-entropy: rows whose label the network 
 half the mean absolute error, q -> 0 cross-entropy. It reads the loss that it is given, so every mask is heeded, and
 replayed rows are treated alike. Zhang & Sabuncu 2018, https://arxiv.org/abs/1805.07836, without their truncation.
 
-A new class starts with p_b near 0, so a large q hardly learns it: on split digits with 40% wrong labels (5 seeds) er
-had 63% accuracy, with q = 0.2 beside it 60%, with the paper's q = 0.7 30%.
+A new class starts with p_b near 0, so a large q hardly learns it. The default was chosen by `continual tune`, beside er,
+on held-out training rows of the first two tasks of Split Fashion-MNIST with a fifth of the labels wrong (3 seeds): 0.1,
+0.2 and 0.3 gave 72% accuracy, 0.5 71%, the paper's 0.7 57%.
 """
 
 from typing import ClassVar
@@ -28,7 +29,7 @@ class GCE(Strategy):
 
     replaces_loss: ClassVar[bool] = True
 
-    def __init__(self, q: float = 0.2) -> None:
+    def __init__(self, q: float = 0.1) -> None:
         if not 0 <= q <= 1:
             raise UserError(f"strategy.gce.q={q} must be in [0, 1]")
         self.q = q

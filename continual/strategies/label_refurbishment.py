@@ -30,7 +30,7 @@ class LabelRefurbishment(SlowTeacher):
 
     replaces_loss: ClassVar[bool] = True
 
-    def __init__(self, strength: float = 0.1, decay: float = 0.98) -> None:
+    def __init__(self, strength: float = 0.1, decay: float = 0.95) -> None:
         if not 0 <= strength <= 1:
             raise UserError(f"strategy.label_refurbishment.strength={strength} must be in [0, 1]")
         super().__init__(decay)

@@ -27,7 +27,7 @@ class TeacherWeight(SlowTeacher):
         decay: of the teacher, see ``ema_teacher``.
     """
 
-    def __init__(self, strength: float = 1.0, decay: float = 0.98) -> None:
+    def __init__(self, strength: float = 1.0, decay: float = 0.95) -> None:
         at_least_0(self, strength=strength)
         super().__init__(decay)
         self.strength = strength
