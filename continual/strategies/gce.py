@@ -6,7 +6,7 @@ Its gradient is p_b^q times that of cross-entropy: rows whose label the network 
 half the mean absolute error, q -> 0 cross-entropy. It reads the loss that it is given, so every mask is heeded, and
 replayed rows are treated alike. Zhang & Sabuncu 2018, https://arxiv.org/abs/1805.07836, without their truncation.
 
-A new class starts with p_b near 0, so a large q hardly learns it. The default was chosen by `continual tune`, beside er,
+A new class starts with p_b near 0, so a large q hardly learns it. The default was chosen by `continual tune`, with er,
 on held-out training rows of the first two tasks of Split Fashion-MNIST with a fifth of the labels wrong (3 seeds): 0.1,
 0.2 and 0.3 gave 72% accuracy, 0.5 71%, the paper's 0.7 57%.
 """
