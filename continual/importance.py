@@ -1,13 +1,14 @@
 """What penalties that hold weights near earlier ones share: an anchor and an importance of each weight.
 
-    penalty = c / 2 * sum_i k_i (w_i - anchor_i)^2,      k_i = importance_i, but at most 1 / (c * lr)
+    penalty = c / 2 * sum_i k_i (w_i - anchor_i)^2,      k_i = importance_i, but at most max_pull / (c * lr)
 
 A gradient step on it moves w_i by lr * c * k_i of its way to the anchor. Beyond one whole way it overshoots, and beyond
-two it moves away for ever, whatever the rest of the loss says. So the pull of a weight is cut to one whole way, and no
-strength makes it diverge. A weight that is not cut has exactly the published penalty. At the default strengths and a
-learning rate of 0.1 that is every weight for EWC (until the sum over very many experiences grows past 1 / lr), the
-Riemannian walk and the uniform penalties; a few weights of SI (single rows, long training) and MAS reach the bound. It
-is that of plain gradient steps; momentum (0.9, Nesterov too) bears it, an adaptive optimizer would bear more.
+two it moves away for ever, whatever the rest of the loss says. So a weight's pull is cut to one whole way (max_pull 1),
+and no strength makes it diverge. A weight that is not cut has exactly the published penalty. At the default strengths
+and a learning rate of 0.1 that is every weight for EWC (until the sum over very many experiences grows past 1 / lr),
+the Riemannian walk and the uniform penalties; a few weights of SI (single rows, long training) and MAS reach the bound.
+It is that of plain gradient steps; momentum (0.9, Nesterov too) bears it. An adaptive optimizer divides each weight's
+pull by its own size and needs no bound: published strengths of 1e5 and more are for those, with max_pull null.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,9 +34,10 @@ class Anchored(Strategy):
     curvature: ClassVar[float] = 2.0
     """c per strength: 2 where the source writes strength * sum, 1 where it writes strength / 2 * sum."""
 
-    def __init__(self, strength: float) -> None:
-        self.strength = strength
+    def __init__(self, strength: float, max_pull: float | None = 1.0) -> None:
+        self.strength, self.max_pull = strength, max_pull
         self.require("strength", strength, strength >= 0, "at least 0")
+        self.require("max_pull", max_pull, max_pull is None or max_pull > 0, "above 0, or null")
         self.importance: Tensors = {}
         self.anchor: Tensors = {}
         self.peak = 0.0  # the largest importance: nothing needs to be cut before it reaches the bound
@@ -52,7 +54,7 @@ class Anchored(Strategy):
         if not self.importance or not self.strength:
             return 0.0
         c, lr = self.curvature * self.strength, view.lr()
-        most = 1 / (c * lr) if lr > 0 else inf
+        most = inf if self.max_pull is None or lr <= 0 else self.max_pull / (c * lr)
         return 0.5 * c * quadratic(params, self.anchor, self.importance, most if most < self.peak else inf)
 
     def hold(self, importance: Tensors, anchor: Tensors) -> None:

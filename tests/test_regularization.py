@@ -127,16 +127,18 @@ class Fixed(Anchored):
         self.hold({"model.weight": numbers(0.5, 2.0, 0.0)[:, None]}, {"model.weight": numbers(1.0, 1.0, 1.0)[:, None]})
 
 
-@pytest.mark.parametrize(("strength", "ways"), [
-    (1.0, (0.1, 0.4, 0.0)),  # lr * 2 * strength * importance of the way to the anchor
-    (2.5, (0.25, 1.0, 0.0)),  # just at the bound
-    (4.0, (0.4, 1.0, 0.0)),  # the second is cut, the first is as ever
-    (1e9, (1.0, 1.0, 0.0)),  # whatever the strength: one whole way, and a weight of no importance is free
+@pytest.mark.parametrize(("strength", "most", "ways"), [
+    (1.0, 1.0, (0.1, 0.4, 0.0)),  # lr * 2 * strength * importance of the way to the anchor
+    (2.5, 1.0, (0.25, 1.0, 0.0)),  # just at the bound
+    (4.0, 1.0, (0.4, 1.0, 0.0)),  # the second is cut, the first is as ever
+    (1e9, 1.0, (1.0, 1.0, 0.0)),  # whatever the strength: one whole way, and a weight of no importance is free
+    (4.0, 0.5, (0.4, 0.5, 0.0)),  # another bound
+    (4.0, None, (0.4, 1.6, 0.0)),  # none: as published
 ])  # fmt: skip
 def test_a_step_goes_at_most_the_whole_way_to_the_anchor(
-    three: Model, arrival: Arrival, strength: float, ways: tuple[float, ...]
+    three: Model, arrival: Arrival, strength: float, most: float | None, ways: tuple[float, ...]
 ) -> None:
-    sgd = learner(three, {"fixed": Fixed(strength)})
+    sgd = learner(three, {"fixed": Fixed(strength, most)})
     only = arrival(0, [0.5, -1.0], [0, 1])
     w = weights(sgd).requires_grad_()
     (gradient,) = torch.autograd.grad(loss_of(w, whole(only)), w)

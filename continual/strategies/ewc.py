@@ -34,6 +34,7 @@ class EWC(Anchored):
 
     Args:
         strength: weight of the penalty, >= 0; 0 switches it off.
+        max_pull: whole ways to the anchor that a weight may be pulled in a step, > 0; None sets no bound.
         mode: ``online``, towards the last weights; ``separate``, towards those after each experience by its own F.
         decay: of the Fisher information per experience, in [0, 1]; 1 keeps a plain sum, 0 only the last one.
         chunk: rows whose gradients are held at once, >= 1.
@@ -42,8 +43,15 @@ class EWC(Anchored):
     needs_boundaries: ClassVar[bool] = True
     curvature: ClassVar[float] = 1.0
 
-    def __init__(self, strength: float = 1.0, mode: str = "online", decay: float = 1.0, chunk: int = 64) -> None:
-        super().__init__(strength)
+    def __init__(
+        self,
+        strength: float = 1.0,
+        max_pull: float | None = 1.0,
+        mode: str = "online",
+        decay: float = 1.0,
+        chunk: int = 64,
+    ) -> None:
+        super().__init__(strength, max_pull)
         self.require("mode", mode, mode in MODES, f"one of {', '.join(MODES)}")
         self.require("decay", decay, 0 <= decay <= 1, "in [0, 1]")
         self.require("chunk", chunk, chunk >= 1, "at least 1")

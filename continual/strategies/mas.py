@@ -27,13 +27,14 @@ class MAS(Anchored):
 
     Args:
         strength: weight of the penalty, >= 0; 0 switches it off.
+        max_pull: whole ways to the anchor that a weight may be pulled in a step, > 0; None sets no bound.
         chunk: rows whose gradients are held at once, >= 1.
     """
 
     needs_boundaries: ClassVar[bool] = True
 
-    def __init__(self, strength: float = 1.0, chunk: int = 64) -> None:
-        super().__init__(strength)
+    def __init__(self, strength: float = 1.0, max_pull: float | None = 1.0, chunk: int = 64) -> None:
+        super().__init__(strength, max_pull)
         self.require("chunk", chunk, chunk >= 1, "at least 1")
         self.chunk = chunk
 

@@ -33,6 +33,7 @@ class RWalk(Anchored):
 
     Args:
         strength: weight of the penalty, >= 0; 0 switches everything off, also the counting.
+        max_pull: whole ways to the anchor that a weight may be pulled in a step, > 0; None sets no bound.
         decay: of the Fisher information per update, in [0, 1); 0 keeps only the last gradient.
         window: updates between two looks at the way, >= 1. A shorter rest at the end of an experience counts too.
         damping: added to the distance, > 0; in the authors' code 0.001.
@@ -40,8 +41,15 @@ class RWalk(Anchored):
 
     needs_boundaries: ClassVar[bool] = True
 
-    def __init__(self, strength: float = 1.0, decay: float = 0.9, window: int = 10, damping: float = 0.001) -> None:
-        super().__init__(strength)
+    def __init__(
+        self,
+        strength: float = 1.0,
+        max_pull: float | None = 1.0,
+        decay: float = 0.9,
+        window: int = 10,
+        damping: float = 0.001,
+    ) -> None:
+        super().__init__(strength, max_pull)
         self.require("decay", decay, 0 <= decay < 1, "in [0, 1)")
         self.require("window", window, window >= 1, "at least 1")
         self.require("damping", damping, damping > 0, "above 0")

@@ -29,13 +29,14 @@ class SI(Anchored):
 
     Args:
         strength: weight of the penalty, >= 0; 0 switches everything off, also the counting.
+        max_pull: whole ways to the anchor that a weight may be pulled in a step, > 0; None sets no bound.
         damping: added to the squared way of each weight, > 0.
     """
 
     needs_boundaries: ClassVar[bool] = True
 
-    def __init__(self, strength: float = 1.0, damping: float = 0.1) -> None:
-        super().__init__(strength)
+    def __init__(self, strength: float = 1.0, max_pull: float | None = 1.0, damping: float = 0.1) -> None:
+        super().__init__(strength, max_pull)
         self.require("damping", damping, damping > 0, "above 0")
         self.damping = damping
         self.needs_task_gradient = strength > 0
