@@ -105,8 +105,8 @@ ROWS = (
         "equal",
         memory("er_ace"),
         (THEIRS + "er_ace", MEMORY, "optimizer.lr=0.04"),
-        "The same with twice the learning rate for theirs, which undoes the halving: added after the row above, to show "
-        "that this is the difference.",
+        "The same with twice the learning rate for theirs, which undoes the halving: added after the row above, to "
+        "show that this is the difference.",
     ),
     Row(
         "ewc",
