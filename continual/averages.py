@@ -34,12 +34,6 @@ class Average:
         self.weights = {name: w.to(self.device, copy=True) for name, w in state["weights"].items()}
         self.updates = int(state["updates"])
 
-    def answer(self, view: View, x: Tensor) -> Tensor:
-        """Logits (B, C) for a prediction, in eval mode; what predictions cost is not counted."""
-        logits = view.answer(self.weights, x).logits
-        view.charge(-len(x))
-        return logits
-
 
 @torch.no_grad()
 def blend(average: dict[str, Tensor], weights: Weights, decay: float) -> None:

@@ -152,14 +152,15 @@ class SGDLearner:
             self.scheduler.step()
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
-        """(B, *in_shape) -> (B, n_classes) logits, in eval mode; nothing changes."""
+        """(B, *in_shape) -> (B, n_classes) logits, in eval mode; nothing changes, and answers are not charged."""
         if task is not None and not self.spec.task_aware:
             raise UserError(f"predict got task={task}, and this stream hides task labels; leave it out")
-        x = x.to(self.device)
+        x, spent = x.to(self.device), self.spent
         with self._still(), torch.no_grad(), self.growing.asked(task) if self.growing else nullcontext():
             out = self.network(x)
             for s in self.seams.predict:
                 out = out._replace(logits=s.predict(self.view, x, out, task))
+        self.spent = spent
         return self.head.restrict(out.logits, task)
 
     def inspect(self, x: Tensor) -> Inspection:

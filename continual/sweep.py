@@ -59,9 +59,7 @@ def check_place(directory: Path, setting: str = "output=...") -> None:
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is not writable" if there.is_dir() else "is a file"
-        raise UserError(
-            f"directory {directory} cannot be made: {there} {why}; choose another place with {setting}"
-        )
+        raise UserError(f"directory {directory} cannot be made: {there} {why}; choose another place with {setting}")
 
 
 def attempt(job: Config, *, restart: bool = False, progress: Progress | None = None) -> Outcome:

@@ -91,7 +91,7 @@ class CLSER(ER):
             self.stable.follow(view, self.stable_decay)
 
     def predict(self, view: View, x: Tensor, out: Output, task: int | None) -> Tensor:
-        return self.stable.answer(view, x)
+        return view.answer(self.stable.weights, x).logits
 
     def state_dict(self) -> dict[str, Any]:
         averages = {"plastic": self.plastic.state_dict(), "stable": self.stable.state_dict()}

@@ -75,4 +75,4 @@ class EMATeacher(SlowTeacher):
         return self.strength * mse_loss(out.logits, view.answer(self.teacher.weights, batch.x).logits)
 
     def predict(self, view: View, x: Tensor, out: Output, task: int | None) -> Tensor:
-        return self.teacher.answer(view, x) if self.replaces_answers else out.logits
+        return view.answer(self.teacher.weights, x).logits if self.replaces_answers else out.logits

@@ -113,9 +113,7 @@ class PackNet(Strategy):
             return out.logits
         last, params = self.slots[task], view.params
         masked = {name: params[name].where((own > 0) & (own <= last), 0.0) for name, own in self.owner.items()}
-        logits = view.answer(params | view.buffers | masked | self.statistics[task], x).logits
-        view.charge(-len(x))  # answers are not charged
-        return logits
+        return view.answer(params | view.buffers | masked | self.statistics[task], x).logits
 
     def state_dict(self) -> dict[str, Any]:
         names = ("slot", "slots", "owner", "kept", "statistics")
