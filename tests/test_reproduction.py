@@ -255,6 +255,10 @@ def test_a_row_is_resumed_after_the_seeds_that_its_file_holds(
     assert " with uncommitted changes, some seeds aaaaaaaaaaaa; " in script.render([facts])
     script.run_rows([tiny], seeds=1, resume=True, **folders)
     assert json.loads(path.read_text()) == facts, "nothing was missing"
+    noted = row(script, overrides=TINY, reference=90.0, protocol="blobs", notes="Tried X.")
+    script.run_rows([noted], seeds=1, resume=True, **folders)
+    changed = {"notes": "Tried X.", "reference": 90.0, "verdict": "undecided, n = 2"}
+    assert json.loads(path.read_text()) == facts | changed, "described as the row is now"
     other = row(script, overrides=(*TINY, "optimizer.lr=0.2"), reference=50.0)
     with pytest.raises(continual.UserError, match="is not of the runs of row r; run it without --resume"):
         script.run_rows([other], seeds=3, resume=True, **folders)
