@@ -86,7 +86,20 @@ ROWS = (
         (THEIRS + "der", MEMORY, "learner.strategy.alpha=0.3", "learner.strategy.beta=0.5"),
         "Ours follows the paper: it stores the logits with which a row was trained on, and draws twice. Theirs stores "
         "the logits after the experience, draws once for both, and replays no row of the current one. In these runs of "
-        "one pass theirs is ahead; which of the three does it was not measured.",
+        "one pass theirs is ahead: see the next row.",
+    ),
+    Row(
+        "derpp_end",
+        "equal for equal logits",
+        (
+            *memory("derpp"),
+            "strategy.derpp.strength=0.3",
+            "strategy.derpp.label_strength=0.5",
+            "strategy.derpp.remember=end",
+        ),
+        (THEIRS + "der", MEMORY, "learner.strategy.alpha=0.3", "learner.strategy.beta=0.5"),
+        "Ours with the logits of the end of the experience, as theirs: added after the row above, to show what its "
+        "difference comes from.",
     ),
     Row(
         "er_ace",

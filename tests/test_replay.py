@@ -17,6 +17,7 @@ from continual.learner import SGDLearner
 from continual.memory import FIFO, ClassBalanced, Herding, Memory, Reservoir, Ring
 from continual.strategies.agem import AGEM, projected
 from continual.strategies.der import DER
+from continual.strategies.derpp import DERPP
 from continual.strategies.er import ER
 from continual.strategies.gem import GEM, feasible
 from continual.strategies.loss_balanced_er import LossBalancedER
@@ -122,6 +123,21 @@ def test_the_batch_protocol_of_a_hundred_rows_per_class(learner: Any, arrival: A
         for index in range(3):
             list(sgd.learn(arrival(index, [0.1 * i for i in range(20)], [index] * 20)))
         assert er.memory.columns["y"].bincount().tolist() == [4, 4, 4]
+
+
+def test_logits_remembered_at_the_end_are_those_of_then_and_cost_a_pass(learner: Any, arrival: Arrival) -> None:
+    each, once = DERPP(partial(Reservoir, 100)), DERPP(partial(Reservoir, 100), remember="end")
+    experience = arrival(0, X, Y)
+    for strategy in (each, once):
+        sgd = learner(strategy, batch_size=2)
+        list(sgd.learn(experience))
+        slots = torch.arange(len(strategy.memory))
+        x, kept = strategy.memory.column("x", slots), strategy.memory.column("logits", slots)
+        now = (x * weights(sgd)).float()
+        assert torch.allclose(kept, now, rtol=1e-6) == (strategy is once)
+        assert len(slots) == 4
+    spent = sgd.cost().forward_equivalents
+    assert spent == 3 * 4 + 4  # nothing was replayed: the memory was empty
 
 
 def test_an_excluded_experience_is_known_to_rows_remembered_at_its_end(learner: Any, arrival: Arrival) -> None:

@@ -18,8 +18,17 @@ class DER(DERPP):
         memory: partial of a ``continual.memory.Memory``; a row's logits are stored beside it.
         n_replay: rows of the draw, >= 0.
         strength: weight of the logits' squared error, >= 0; 0 leaves its draw out.
+        remember: ``step`` keeps the logits with which a row was trained on, as in the paper; ``end`` offers all rows
+            once, when their experience ends, with the logits of then, at a forward pass a row.
         seed: of the run.
     """
 
-    def __init__(self, memory: Callable[..., Memory], n_replay: int = 10, strength: float = 0.3, seed: int = 0) -> None:
-        super().__init__(memory, n_replay, strength, label_strength=0.0, seed=seed)
+    def __init__(
+        self,
+        memory: Callable[..., Memory],
+        n_replay: int = 10,
+        strength: float = 0.3,
+        remember: str = "step",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(memory, n_replay, strength, 0.0, remember, seed)

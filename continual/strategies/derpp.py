@@ -28,6 +28,8 @@ class DERPP(Replay):
         n_replay: rows of each draw, >= 0.
         strength: weight of the logits' squared error, >= 0; 0 leaves its draw out.
         label_strength: weight of the replayed rows' cross-entropy, >= 0; 0 leaves its draw out (DER).
+        remember: ``step`` keeps the logits with which a row was trained on, as in the paper; ``end`` offers all rows
+            once, when their experience ends, with the logits of then, at a forward pass a row.
         seed: of the run.
     """
 
@@ -37,9 +39,10 @@ class DERPP(Replay):
         n_replay: int = 10,
         strength: float = 0.5,
         label_strength: float = 0.5,
+        remember: str = "step",
         seed: int = 0,
     ) -> None:
-        super().__init__(memory, n_replay, seed=seed)
+        super().__init__(memory, n_replay, remember=remember, seed=seed)
         at_least_0(self, strength=strength, label_strength=label_strength)
         self.strength, self.label_strength = strength, label_strength
 

@@ -92,7 +92,9 @@ class Replay(Strategy):
             if isinstance(self.memory, Herding):
                 order = order[self.memory.order(*_features(view, rows, order))]
             for indices in torch.split(order, CHUNK):
-                self.offer(view, rows.take(indices))
+                batch = rows.take(indices)
+                columns = self.beside(view, batch, _answered(view, batch)) if self.columns(view) else {}
+                self.offer(view, batch, **columns)
 
     def offer(self, view: View, batch: Batch, **columns: Tensor) -> None:
         """Add the arrived rows of ``batch`` and what is kept beside them."""
@@ -119,12 +121,17 @@ def at_least_0(strategy: Strategy, **values: float | None) -> None:
             raise UserError(f"strategy.{name_of(strategy)}.{name}={value} must be at least 0")
 
 
+def _answered(view: View, batch: Batch) -> Output:
+    """What the network answers about a batch now, in eval mode."""
+    return view.answer(view.params | view.buffers, batch.x.to(view.classes.device))
+
+
 def _features(view: View, rows: Rows, order: Tensor) -> tuple[Tensor, Tensor]:
     """Features (N, F), in eval mode, and labels (N,) of ``rows`` in this order."""
     features, labels = [], []
     for indices in torch.split(order, CHUNK):
         batch = rows.take(indices)
-        out = view.answer(view.params | view.buffers, batch.x.to(view.classes.device))
+        out = _answered(view, batch)
         assert out.features is not None  # it was refused at the start
         features.append(out.features.cpu())
         labels.append(batch.y)
