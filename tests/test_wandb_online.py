@@ -203,15 +203,24 @@ def test_an_outage_within_a_run_loses_nothing(
     assert_whole(there(server), run)
 
 
-def test_a_server_that_never_answers_ends_no_run(server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_never_answers_ends_no_run_and_is_synced_later(
+    server: Any, tmp_path: Path, cli: Cli, caplog: pytest.LogCaptureFixture
+) -> None:
     server.ill = lambda asked: 0
-    run = tracked(tmp_path, "online", "track.init_timeout=1")
+    run = tracked(tmp_path, "online", "track.init_timeout=1", "track.finish_timeout=1")
+    close()
     assert (run.status, run.metrics) == ("finished", Run.read(run.path).metrics)
     assert steps(run)[-1] == 16
     assert server.runs == {}
+    assert not (run.path / "wandb-url.txt").exists()
     assert [r.getMessage().split(",")[0] for r in caplog.records if r.name == "continual.trackers.wandb"] == [
-        "wandb failed to start"
+        "wandb failed to start online: tracking offline"
     ]
+
+    server.ill = well
+    code, out, _ = cli("sync", str(run.path))
+    assert (code, out) == (0, f"{run.path}: ok, {server.url}/lab/continual/runs/{there(server).id}\n")
+    assert_whole(there(server), run)
 
 
 # ---- offline, and brought there later

@@ -49,7 +49,7 @@ class Wandb:
         page: whether the run's own dashboard page is logged at its end, as ``page``.
         alert: when to raise an alert, there and as a line on stderr.
         connect_timeout: seconds, > 0, that ``auto`` waits for the server's address and a TCP connection.
-        init_timeout: seconds, > 0, to start a run online; wandb adds up to 10.
+        init_timeout: seconds, > 0, to start a run online; wandb adds up to 10. What cannot start is tracked offline.
         finish_timeout: seconds, > 0, to send what is left; the rest stays on disk for ``continual sync``. The matrix of
             a run whose server went away adds up to 20.
 
@@ -216,7 +216,18 @@ def _open(options: Wandb, run: RunFacts, directory: Path) -> Any:
 
     directory.mkdir(parents=True, exist_ok=True)
     facts = {"id": run.run_id, "scenario": run.scenario, "strategy": run.strategy, "seed": run.seed}
-    opened = wandb.init(config={**run.config, "run": facts}, settings=_settings(options, run, mode, directory))
+
+    def start(mode: str) -> Any:
+        return wandb.init(config={**run.config, "run": facts}, settings=_settings(options, run, mode, directory))
+
+    try:
+        opened = start(mode)
+    except Exception as error:
+        if mode == "offline":
+            raise
+        LOGGER.warning("wandb failed to start online: tracking offline, for `continual sync` (%s)", _told(error))
+        close()  # its process holds the id of a start that failed; a run that is open beside this one ends there
+        mode, opened = "offline", start("offline")
     opened.define_metric("*", step_metric="rows_seen")
     for name in ("R/*", "forgetting/*"):
         opened.define_metric(name, step_metric="task")
