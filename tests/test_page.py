@@ -898,3 +898,56 @@ def test_a_live_page_follows_and_keeps_what_the_user_chose(data: dict[str, Any],
     page.wait_for_selector('[data-connection="live"]', timeout=5000)
     assert {url for url in tab.asked if not url.startswith("http://page.test/")} == set()
     page.context.close()
+
+
+MANY = 12
+
+
+def test_of_many_rows_lines_are_drawn_without_bands(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    data["scenarios"][0]["rows"] = [row(f"row {k}", k, estimate(0.5, 0.01, 2)) for k in range(MANY)]
+    panels = ("damage", "anytime", "gap", "newest", "prequential")
+    tab = show(data)
+    for panel in panels:
+        assert tab.panel(panel).locator("g[aria-label=area] path").count() == 0, panel
+        assert "hover to read the intervals" in tab.panel(panel).locator(".remarks").inner_text(), panel
+    assert "95% interval -37.0 points" in tab.tip("damage", "g[aria-label=dot] > *")
+    for k in range(2):
+        tab.page.locator(f'#top [data-row="row {k}"]').click()
+    tab.ready()
+    for panel in panels:
+        assert tab.panel(panel).locator("g[aria-label=area] path").count() == MANY - 2, panel
+        assert tab.panel(panel).locator(".remarks").inner_text() == "", panel
+
+
+def test_intervals_that_reach_beyond_what_can_be_do_not_stretch_an_axis(
+    data: dict[str, Any], show: Callable[..., Tab]
+) -> None:
+    wide = {"low": [-4.1], "high": [3.5], "n": [2]}
+    own = row("er", 0, estimate(0.5, 2.0, 2)) | {
+        "forgetting": {"x": [0], "mean": [0.3], **wide},
+        "damage": {"x": [2], "mean": [-0.3], **wide},
+        "gap": {"x": [10], "mean": [-0.3], **wide},
+    }
+    own["metrics"]["backward_transfer"] = own["metrics"]["forward_transfer"] = estimate(-0.3, 2.0, 2)
+    data["scenarios"][0]["rows"] = [own]
+    tab = show(data)
+    for panel, axis in (("forgetting", "y"), ("damage", "y"), ("gap", "y"), ("compute", "y"), ("transfer", "x")):
+        ticks = tab.panel(panel).locator(f'g[aria-label="{axis}-axis tick label"] text').all_text_contents()
+        assert len(ticks) > 2, panel
+        assert max(abs(float(tick.replace("−", "-"))) for tick in ticks) <= 100, panel
+
+
+def test_few_of_many_rows_are_chosen_by_hiding_all(data: dict[str, Any], show: Callable[..., Tab]) -> None:
+    assert show(data).page.get_by_text("hide all").count() == 0
+    data["scenarios"][0]["rows"] = [row(f"row {k}", k, estimate(0.5, 0.01, 2)) for k in range(MANY)]
+    tab = show(data)
+    tab.page.get_by_text("hide all").click()
+    tab.ready()
+    assert tab.order() == []
+    assert tab.page.get_by_text("hide all").count() == 0
+    tab.page.locator('#top [data-row="row 3"]').click()
+    tab.ready()
+    assert tab.order() == ["row 3"]
+    tab.page.get_by_text("show all").click()
+    tab.ready()
+    assert len(tab.order()) == MANY

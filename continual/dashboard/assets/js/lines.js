@@ -1,6 +1,13 @@
 // Curves of several rows: a line each with its interval as a band, symbols along it, its name at its end.
 
 const LABEL = 13; // pixels between two names at the ends of lines
+const BANDS = 10; // rows; the bands of more cover each other and the lines
+
+/** What is said of a chart of lines that has no bands. */
+function bandless(entries) {
+  const told = `Without bands, as those of more than ${BANDS} rows cover each other: hover to read the intervals, or switch rows off above.`;
+  return entries.length > BANDS ? [told] : [];
+}
 
 /**
  * @param entries [{row, curve}]
@@ -14,7 +21,9 @@ function lineChart(title, entries, width, options) {
   const { tell = (value) => `${x} ${rows(value)}` } = options;
   const all = entries.map(({ row, curve }) => curvePoints(row, curve));
   const flat = all.flat().filter((point) => isNumber(point.y));
-  const domain = extent([...flat, ...beside.flatMap((curve) => curve.mean.map((mean) => ({ y: mean })))], {
+  const banded = entries.length > BANDS ? [] : flat.filter((point) => isNumber(point.low));
+  const ranged = banded.length ? flat : flat.map(({ y }) => ({ y }));
+  const domain = extent([...ranged, ...beside.flatMap((curve) => curve.mean.map((mean) => ({ y: mean })))], {
     zero,
     within,
   });
@@ -41,18 +50,15 @@ function lineChart(title, entries, width, options) {
     marks: [
       ...marks,
       zero ? Plot.ruleY([0], { stroke: "var(--axis)" }) : null,
-      Plot.areaY(
-        flat.filter((point) => isNumber(point.low)),
-        {
-          x: "x",
-          y1: "low",
-          y2: "high",
-          z: (point) => point.row.label,
-          fill: "colour",
-          fillOpacity: 0.16,
-          clip: "frame",
-        },
-      ),
+      Plot.areaY(banded, {
+        x: "x",
+        y1: "low",
+        y2: "high",
+        z: (point) => point.row.label,
+        fill: "colour",
+        fillOpacity: 0.16,
+        clip: "frame",
+      }),
       all.map((own) => Plot.line(own, line(own[0]))),
       all.map((own) => Plot.dot(spots(own), { x: "x", y: "y", ...dotted(own[0]) })),
       wide ? endNames(ends, apart) : null,

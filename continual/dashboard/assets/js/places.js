@@ -1,11 +1,13 @@
 // A value of each row at each of a few places (tasks, classes): dots beside each other, or lines where there is no room.
 
+/** The nodes and remarks of such a chart. */
 function placeChart(title, entries, width, options) {
+  if (!entries.length) return { nodes: [] };
   const places = [...new Set(entries.flatMap(({ curve }) => curve.x))].sort((a, b) => a - b);
   const room = (width - 70) / (places.length || 1);
-  return room / (entries.length + 1) < 2
-    ? lineChart(title, entries, width, { ...options, tell: (value) => `${options.place} ${value}`, whole: true })
-    : dotChart(title, entries, places, width, options);
+  if (room / (entries.length + 1) >= 2) return { nodes: [dotChart(title, entries, places, width, options)] };
+  const lined = { ...options, tell: (value) => `${options.place} ${value}`, whole: true };
+  return { nodes: [lineChart(title, entries, width, lined)], remarks: bandless(entries) };
 }
 
 function dotChart(title, entries, places, width, { unit, x, y, zero, within, place, height = 300 }) {

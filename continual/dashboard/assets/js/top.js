@@ -74,6 +74,8 @@ function scenarioNotes({ notes }) {
   ];
 }
 
+const MANY = 8; // rows; to look at few of more, one begins with none
+
 /** A button per row; switching one off takes it out of every panel. */
 function legend({ scenario }, choices, changed) {
   const flip = (label) => () => changed(() => choices.hidden.delete(label) || choices.hidden.add(label));
@@ -90,23 +92,22 @@ function legend({ scenario }, choices, changed) {
       rowName(row),
     ),
   );
-  const hidden = scenario.rows.some((row) => choices.hidden.has(row.label));
-  const all = hidden
-    ? h(
-        "button",
-        {
-          type: "button",
-          class: "chip",
-          data: { focus: "legend" },
-          on: { click: () => changed(() => choices.hidden.clear()) },
-        },
-        "show all",
-      )
-    : null;
+  const hidden = scenario.rows.filter((row) => choices.hidden.has(row.label)).length;
+  const every = (text, change) =>
+    h(
+      "button",
+      { type: "button", class: "chip", data: { focus: `legend: ${text}` }, on: { click: () => changed(change) } },
+      text,
+    );
+  const hideAll = () => scenario.rows.forEach((row) => choices.hidden.add(row.label));
+  const all = [
+    hidden ? every("show all", () => choices.hidden.clear()) : null,
+    scenario.rows.length > MANY && hidden < scenario.rows.length ? every("hide all", hideAll) : null,
+  ];
   return h(
     "div",
     { class: "legend", role: "group", "aria-label": "rows: click to hide or show" },
     ...buttons,
-    ...(all ? [all] : []),
+    ...all,
   );
 }

@@ -9,10 +9,7 @@ const classesPanel = {
   draw({ rows: shown }, pick, width) {
     const entries = entriesOf(shown, "classes");
     const options = { unit: percent, x: "class", y: "accuracy (%)", within: [0, 1], place: "class", height: 340 };
-    return {
-      nodes: entries.length ? [placeChart(this.title, entries, width, options)] : [],
-      table: () => curveTable(entries, "class"),
-    };
+    return { ...placeChart(this.title, entries, width, options), table: () => curveTable(entries, "class") };
   },
 };
 

@@ -60,10 +60,10 @@ function paretoFront(data) {
 }
 
 function drawCost(title, data, front, width) {
-  const height = 330;
+  const height = Math.max(330, Math.min(62 + 23 * data.length, width)); // up to its neighbour's
   const costs = data.flatMap((d) => [d.x, d.x1, d.x2]).filter((cost) => cost > 0);
   const x = { type: "log", domain: [Math.min(...costs) / 1.6, Math.max(...costs) * 1.6] };
-  const [low, high] = extent(data);
+  const [low, high] = extent(data, { within: [0, 1] });
   const y = { domain: [low - (high - low) / 20, high + (high - low) / 20] }; // room for half a disc
   const most = Math.max(0, ...data.map(({ bytes }) => bytes ?? 0));
   const radius = ({ bytes }) => (most ? 26 * Math.sqrt((bytes ?? 0) / most) : 0);
@@ -99,7 +99,7 @@ function drawCost(title, data, front, width) {
       }),
       Plot.ruleX(
         data.filter((d) => isNumber(d.low)),
-        { x: "x", y1: "low", y2: "high", stroke: "colour" },
+        { x: "x", y1: "low", y2: "high", stroke: "colour", clip: "frame" },
       ),
       Plot.ruleY(
         data.filter((d) => isNumber(d.x1) && d.x1 < d.x2),

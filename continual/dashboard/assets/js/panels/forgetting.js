@@ -4,6 +4,8 @@ const hasCurve = (row, name) => Boolean(row[name]?.mean.some(isNumber));
 const withCurve = (name) => (scenario) => scenario.rows.some((row) => hasCurve(row, name));
 const entriesOf = (shown, name) => shown.filter((row) => hasCurve(row, name)).map((row) => ({ row, curve: row[name] }));
 
+const changeAxis = { unit: points, zero: true, within: [-1, 1] }; // an interval of few seeds may reach far beyond
+
 const forgettingPanel = {
   id: "forgetting",
   title: "Forgetting per task",
@@ -12,9 +14,8 @@ const forgettingPanel = {
   has: withCurve("forgetting"),
   draw({ rows: shown }, pick, width) {
     const entries = entriesOf(shown, "forgetting");
-    const options = { unit: points, x: "task", y: "forgetting (points)", zero: true, place: "task", height: 290 };
-    const nodes = entries.length ? [placeChart(this.title, entries, width, options)] : [];
-    return { nodes, table: () => curveTable(entries, "task") };
+    const options = { ...changeAxis, x: "task", y: "forgetting (points)", place: "task", height: 290 };
+    return { ...placeChart(this.title, entries, width, options), table: () => curveTable(entries, "task") };
   },
 };
 
@@ -27,16 +28,15 @@ const damagePanel = {
   draw({ rows: shown }, pick, width) {
     const entries = entriesOf(shown, "damage");
     const options = {
-      unit: points,
+      ...changeAxis,
       x: "k-th task to end",
       y: "change on old tasks (points)",
-      zero: true,
       place: "task number",
       height: 260,
       whole: true,
       tell: (value) => `task number ${value}`,
     };
     const nodes = entries.length ? [lineChart(this.title, entries, width, options)] : [];
-    return { nodes, table: () => curveTable(entries, "task number") };
+    return { nodes, table: () => curveTable(entries, "task number"), remarks: bandless(entries) };
   },
 };

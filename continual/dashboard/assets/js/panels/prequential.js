@@ -20,7 +20,7 @@ const prequentialPanel = {
     const over = (apart) => referenceNames(references, apart);
     const beside = references.map(({ curve }) => curve);
     const drawn = lineChart(this.title, entries, width, { ...accuracyAxis, marks, beside, over });
-    return { nodes: [drawn], table, remarks };
+    return { nodes: [drawn], table, remarks: [...remarks, ...bandless(entries)] };
   },
 };
 

@@ -33,7 +33,8 @@ function timePanel({ id, title, hint, curve = id, size = "full", options }) {
       const table = () => curveTable(entries, options.column ?? "rows seen");
       if (!entries.length) return { nodes: [], table, remarks };
       const marks = options.bounded ? boundaries(entries, width) : [];
-      return { nodes: [lineChart(title, entries, width, { ...options, marks })], table, remarks };
+      const drawn = lineChart(title, entries, width, { ...options, marks });
+      return { nodes: [drawn], table, remarks: [...remarks, ...bandless(entries)] };
     },
   };
 }
@@ -53,10 +54,9 @@ const gapPanel = timePanel({
   hint: "Accuracy on old tasks minus that just before the switch, mean over switches.",
   size: "half",
   options: {
-    unit: points,
+    ...changeAxis,
     x: "rows since the switch",
     y: "change (points)",
-    zero: true,
     column: "rows since the switch",
   },
 });

@@ -51,7 +51,7 @@ function drawTransfer(title, own, name, width) {
     x: {
       label: `${title} (points)`,
       labelAnchor: "center",
-      domain: extent(data, { zero: true }),
+      domain: extent(data, { zero: true, within: [-1, 1] }),
       grid: true,
       tickFormat: (v) => `${+(100 * v).toFixed(6)}`,
       ticks: Math.max(2, Math.floor((width - left) / 60)),
@@ -76,7 +76,7 @@ function drawTransfer(title, own, name, width) {
       }),
       Plot.link(
         data.filter((d) => isNumber(d.low)),
-        { x1: "low", x2: "high", y1: "place", y2: "place", stroke: "colour", strokeWidth: 1.8 },
+        { x1: "low", x2: "high", y1: "place", y2: "place", stroke: "colour", strokeWidth: 1.8, clip: "frame" },
       ),
       Plot.text(absent, {
         x: 0,
