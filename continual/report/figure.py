@@ -19,6 +19,8 @@ WIDTH = 3.3
 """Inches: one column of the usual two-column layouts."""
 
 ABOUT = {"floor": "closed-form floor", "bound": "joint training (bound)"}
+BANDS = 10
+"""Lines; the bands of more cover each other and the lines."""
 COLOURS = ("#0617ae", "#b53900", "#067571", "#f61bc0", "#c28601", "#1891ff", "#5b2853", "#1d002d")
 """Those of the dashboard on a light ground."""
 
@@ -151,7 +153,7 @@ def _curves(axes: "Axes", lines: Sequence[Line]) -> None:
         axes.plot(tasks, means, markevery=(number % step, step), **_look(line))
         sure = {task: v for task, v in line.curve.items() if v.low is not None and v.high is not None}
         low, high = ([100 * getattr(v, end) for v in sure.values()] for end in ("low", "high"))
-        if sure:
+        if sure and len(lines) <= BANDS:
             axes.fill_between(list(sure), low, high, color=line.colour, alpha=0.15, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(*_within(axes.get_ylim(), 0))
@@ -191,6 +193,8 @@ def _footer(shown: Sequence[Shown]) -> str:
     roles = {line.role for _, _, lines in shown for line in lines}
     marked = [about for name, about in ABOUT.items() if name in roles]
     parts += [f"hollow and dotted: {', '.join(marked)}"] if marked else []
+    crowded = any(len(lines) > BANDS and _has_curve(lines) for _, _, lines in shown)
+    parts += [f"curves of more than {BANDS} rows without intervals"] if bars and crowded else []
     parts += ["∞: infinite for at least one seed"] if any(math.isinf(value.mean) for value in values) else []
     forbidden = [note for block, metrics, _ in shown for note in forbidding(block, metrics)]
     return "\n".join(
