@@ -900,7 +900,7 @@ def test_a_live_page_follows_and_keeps_what_the_user_chose(data: dict[str, Any],
     page.context.close()
 
 
-MANY = 12
+MANY = 14
 
 
 def test_of_many_rows_lines_are_drawn_without_bands(data: dict[str, Any], show: Callable[..., Tab]) -> None:

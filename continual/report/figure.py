@@ -19,7 +19,7 @@ WIDTH = 3.3
 """Inches: one column of the usual two-column layouts."""
 
 ABOUT = {"floor": "closed-form floor", "bound": "joint training (bound)"}
-BANDS = 10
+BANDS = 12
 """Lines; the bands of more cover each other and the lines."""
 COLOURS = ("#0617ae", "#b53900", "#067571", "#f61bc0", "#c28601", "#1891ff", "#5b2853", "#1d002d")
 """Those of the dashboard on a light ground."""

@@ -1,7 +1,7 @@
 // Curves of several rows: a line each with its interval as a band, symbols along it, its name at its end.
 
 const LABEL = 13; // pixels between two names at the ends of lines
-const BANDS = 10; // rows; the bands of more cover each other and the lines
+const BANDS = 12; // rows; the bands of more cover each other and the lines
 
 /** What is said of a chart of lines that has no bands. */
 function bandless(entries) {
