@@ -103,7 +103,7 @@ class SGDLearner:
         updates = list(schedule(len(rows), self.batch_size, *passes, self.seed, self.lap, self.least))
         ends = _consumed(len(experience.rows), [len(indices) for indices in updates])
         for indices, consumed in islice(zip(updates, ends, strict=True), self.updates, None):
-            self._update(rows.take(indices))
+            self._update(rows.take(indices), looks(self.device, self.updates, len(updates)))
             self.updates = self.view.update = self.updates + 1
             yield consumed
         with self._guard():
@@ -131,7 +131,7 @@ class SGDLearner:
         self.view.experience, self.view.task, self.view.update = experience.index, experience.task, self.updates
         self.view.fetch = fetch if self.device.type == "cpu" else lambda ids: fetch(ids.cpu()).to(self.device)
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch, check: bool) -> None:
         if self.device.type != "cpu":
             batch = _to(batch, self.device)
         self.note(batch.y)
@@ -146,7 +146,7 @@ class SGDLearner:
                     mask=self.head.mask,
                     augment=self.augment,
                     clip=self.clip,
-                    check=self.device.type == "cpu" or self.updates % CHECK_EVERY == 0,
+                    check=check,
                 )
         if self.scheduler:
             self.scheduler.step()
@@ -336,6 +336,14 @@ def make_optimizer(make: Callable[..., torch.optim.Optimizer], parameters: Seque
         return make(parameters or [{"params": []}])  # a head may be all that is trained, and grow later
     except (TypeError, ValueError) as error:
         raise UserError(f"the optimizer cannot be made: {error}; see optimizer.*") from error
+
+
+def looks(device: torch.device, update: int, n_updates: int) -> bool:
+    """Whether the loss of an update (from 0, of an experience's ``n_updates``) is looked at.
+
+    Always on the CPU; on an accelerator now and then, and at the last one, before what was learned is kept.
+    """
+    return device.type == "cpu" or update % CHECK_EVERY == 0 or update == n_updates - 1
 
 
 def _scheduled(

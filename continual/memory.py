@@ -159,10 +159,6 @@ class ClassBalanced(Memory):
     http://proceedings.mlr.press/v119/chrysakis20a.html
     """
 
-    def fit(self, capacity: int, n_classes: int) -> int:
-        """Rows to allocate, at most ``capacity``; UserError if they are too few for the policy."""
-        return capacity
-
     def prepare(self, n_classes: int) -> None:
         self.class_seen = torch.zeros(n_classes, dtype=torch.int64)
         self.was_largest = torch.zeros(n_classes, dtype=torch.bool)

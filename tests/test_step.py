@@ -17,7 +17,7 @@ from continual import cli as command_line
 from continual import compose, ledger, snapshot
 from continual import config as configs
 from continual.errors import DivergedError
-from continual.learner import SGDLearner
+from continual.learner import SGDLearner, looks
 from continual.step import MASKED, step, task_loss
 from continual.strategy import Seams, Strategy, View, Weights
 from continual.types import Batch, Experience, Output, Spec
@@ -406,6 +406,12 @@ def test_without_the_check_it_goes_on(table: Any) -> None:
     net = network()
     take_step(net, rows(), Spoilt(), check=False)
     assert not next(net.parameters()).isfinite().any()
+
+
+def test_an_accelerator_looks_rarely_and_before_what_was_learned_is_kept() -> None:
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    assert [update for update in range(150) if looks(other, update, 150)] == [0, 100, 149]
+    assert all(looks(cpu, update, 150) for update in range(150))
 
 
 BREAKS = (

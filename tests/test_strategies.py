@@ -4,6 +4,7 @@ The three-parameter model is logits = (w_0 x, w_1 x, w_2 x) for a number x: ever
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,13 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from continual import compose, snapshot
+from continual import config as configs
 from continual.augment import CropFlip
 from continual.batches import extend, schedule
+from continual.contract import Subject
 from continual.errors import UserError
 from continual.importance import quadratic
 from continual.learner import SGDLearner
 from continual.memory import Memory, Reservoir
 from continual.seeding import derive
+from continual.state import tensors
 from continual.step import MASKED
 from continual.strategies.derpp import DERPP
 from continual.strategies.er import ER
@@ -650,3 +655,30 @@ def test_memories_of_two_strategies_draw_apart() -> None:
     learner({"er": er, "er_ace": ace})
     assert isinstance(er.memory, Memory)
     assert not torch.equal(er.memory.generator.get_state(), ace.memory.generator.get_state())
+
+
+@pytest.mark.parametrize("name", ["dgr", "ema_teacher", "feature_distillation", "icarl", "lwf", "packnet"])
+def test_what_is_loaded_lies_where_the_weights_are(name: str) -> None:
+    """Snapshots come back on the CPU; here the weights are on another device."""
+    data = ("scenario/source=gaussian", "scenario.n_tasks=2", "scenario.kind=task", "train.head=per_task")
+    subject = Subject(compose(f"strategy={name}", *data, "model.hidden=[8]", "track=none"))
+    stream, there = subject.make_stream(), torch.device("meta")
+    trained, fresh = (configs.build_learner(subject.config, stream.spec) for _ in range(2))
+    for experience in stream:
+        updates = iter(trained.learn(experience))
+        next(updates)
+        if experience.index == 0:
+            list(updates)
+    stored, view = snapshot.loads(snapshot.dumps(trained.state_dict()))["strategies"][name], fresh.view
+    view.classes, view.params, view.buffers = (
+        view.classes.to(there),
+        {key: p.to(there) for key, p in view.params.items()},
+        {key: b.to(there) for key, b in view.buffers.items()},
+    )
+    strategy = fresh.strategies[name]
+    strategy.start(view)
+    with warnings.catch_warnings(action="ignore"):  # that nothing can be copied there
+        strategy.load_state_dict(stored)
+    found = list(tensors({key: value for key, value in strategy.state_dict().items() if key != "optimizer"}))
+    assert found
+    assert {tensor.device.type for tensor in found} == {"meta"}

@@ -147,5 +147,7 @@ class DGR(Strategy):
         self.vae.load_state_dict(state["vae"])
         self.past.load_state_dict(state["past"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the very tensors
-        self.solver, self.old, self.t = dict(state["solver"]), state["old"], state["t"]
+        device, self.t = next(self.past.parameters()).device, state["t"]
+        self.solver = {name: w.to(device) for name, w in state["solver"].items()}
+        self.old = None if state["old"] is None else state["old"].to(device)
         self.generator.set_state(state["generator"])

@@ -132,8 +132,9 @@ class ICaRL(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.exemplars.load_state_dict(state["exemplars"])
-        self.teacher, self.n_rows = dict(state["teacher"]), state["n_rows"]
-        self.old, self.current = state["old"].clone(), state["current"].clone()
+        device, self.n_rows = self.old.device, state["n_rows"]
+        self.teacher = {name: w.to(device) for name, w in state["teacher"].items()}
+        self.old, self.current = (state[name].to(device, copy=True) for name in ("old", "current"))
         self.means.drop()
 
 

@@ -67,6 +67,7 @@ class PackNet(Strategy):
         if expected is not None and expected > MOST:
             raise UserError(f"strategy 'packnet' can hold at most {MOST} tasks, and this stream has {expected}")
         self.shared = frozenset(view.params)  # what is there before any task
+        self.device = view.classes.device
 
     def begin(self, view: View, experience: Experience) -> None:
         self.slot += 1
@@ -121,8 +122,11 @@ class PackNet(Strategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.slot, self.slots = state["slot"], dict(state["slots"])
-        self.owner = {name: owner.clone() for name, owner in state["owner"].items()}
-        self.kept, self.statistics = dict(state["kept"]), dict(state["statistics"])
+        self.owner = {name: owner.to(self.device, copy=True) for name, owner in state["owner"].items()}
+        self.kept = {name: w.to(self.device) for name, w in state["kept"].items()}
+        self.statistics = {
+            task: {name: b.to(self.device) for name, b in found.items()} for task, found in state["statistics"].items()
+        }
 
 
 def largest(weight: Tensor, free: Tensor, share: float) -> Tensor:
