@@ -111,9 +111,7 @@ def test_gdumb_goes_on_between_trainings_bit_for_bit(stop: int, arrivals: list[E
 
 def test_many_trainings_are_refused_with_what_to_do() -> None:
     online = Spec((DIM,), CLASSES, boundaries=False, n_experiences=12_000)
-    message = (
-        r"learner=gdumb trains anew after each of the stream's 12000 experiences \(at most 100 times\); .*=120"
-    )
+    message = r"learner=gdumb trains anew after each of the stream's 12000 experiences \(at most 100 times\); .*=120"
     with pytest.raises(UserError, match=message):
         GDumb(MEMORY, NET, ADAM, spec=online)
     with pytest.raises(UserError, match=r"after every 119 of the stream's"):

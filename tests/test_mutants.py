@@ -315,7 +315,8 @@ class ForgetsItsAnchor(EWC):
         self.anchor = {name: torch.zeros_like(tensor) for name, tensor in self.anchor.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fisher": self.fisher, "anchor": {name: torch.zeros_like(f) for name, f in self.fisher.items()}}
+        state = super().state_dict()
+        return state | {"anchor": {name: torch.zeros_like(tensor) for name, tensor in state["anchor"].items()}}
 
 
 class ForgetsItsGenerator(ER):
