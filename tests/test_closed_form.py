@@ -143,6 +143,8 @@ def test_the_ridge_solution_by_hand() -> None:
     """G = 3, Q = (1, 2), ridge 1: W = (1, 2) / 4."""
     gram, cross = torch.tensor([[3.0]]), torch.tensor([[1.0], [2.0]])
     assert ridge_solution(gram, cross, 1.0).tolist() == [[0.25, 0.5]]
+    with pytest.raises(UserError, match=r"learner\.ridge=0: the Gram matrix of 1 features has no inverse yet; raise"):
+        ridge_solution(torch.zeros(1, 1), cross, 0.0)
 
 
 @pytest.mark.parametrize("noise", [0.01, 3.0, 100.0])

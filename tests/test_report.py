@@ -90,6 +90,18 @@ def test_classes_of_one_name_are_told_by_their_modules(make, tmp_path):
     assert len({row.label for row in compare([tmp_path])[0].rows}) == 3
 
 
+def test_what_comes_with_a_class_is_not_told_beside_it(make, tmp_path):
+    make("none", config={"model": {"_target_": "m.MLP", "hidden": [9]}, "lr": 0.1})
+    for length in (5, 6):
+        prompts = {"_target_": "m.L2P", "length": length, "backbone": {"_target_": "m.vit", "depth": 4}}
+        make("none", config={"model": prompts, "lr": 0.2})
+    assert {row.label for row in compare([tmp_path])[0].rows} == {
+        "none (lr=0.1, model=MLP)",
+        "none (lr=0.2, model=L2P, model.length=5)",
+        "none (lr=0.2, model=L2P, model.length=6)",
+    }
+
+
 def test_a_table_by_hand(make, tmp_path):
     for seed, none, er in ((0, 0.1, 0.6), (1, 0.3, 0.8)):
         make("none", seed, none, created="2030-01-01")

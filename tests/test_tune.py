@@ -219,7 +219,7 @@ def test_a_trial_that_diverges_counts_and_is_never_chosen():
 @pytest.mark.parametrize(("words", "plan", "message"), [
     (["strategy=er", "strategy.er.n_repaly=1,2"], Plan(), "did you mean 'strategy.er.n_replay'"),
     (["model=lineal"], Plan(), "model=lineal does not exist; did you mean 'linear'"),
-    (["learner=slda"], Plan(), "slda has nothing to choose; name a space"),
+    (["learner=slda"], Plan(), "slda has no space of its own; name one"),
     ([], Plan(n_tasks=3), "--tasks 3: the stream has 3"),
 ])  # fmt: skip
 def test_a_mistake_is_told_before_the_first_trial(words, plan, message):

@@ -80,8 +80,14 @@ class RanPAC(ClosedForm):
 
 
 def ridge_solution(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """(F, C): (G + ridge I)^-1 Q from G (F, F) and Q^T (C, F)."""
-    solution: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), cross.T)
+    """(F, C): (G + ridge I)^-1 Q from G (F, F) and Q^T (C, F); UserError if there is no such inverse."""
+    solution: Tensor
+    solution, failed = torch.linalg.solve_ex(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), cross.T)
+    if bool(failed):
+        raise UserError(
+            f"learner.ridge={ridge:g}: the Gram matrix of {len(gram)} features has no inverse yet; raise the ridge, or "
+            "null to choose it"
+        )
     return solution
 
 

@@ -197,9 +197,19 @@ def _variants(entries: Sequence[Entry], stream: bool) -> list[tuple[str, ...]]:
     keys = sorted({key for entry in entries for key in entry.config if _of_stream(key) is stream})
     varied = [key for key in keys if len({entry.config.get(key) for entry in entries}) > 1]
     values = {key: {entry.config[key] for entry in entries if key in entry.config} for key in varied}
+    told = [key for key in varied if not _implied(key, varied, entries)]
     return [
-        tuple(_told(key, entry.config[key], values[key]) for key in varied if key in entry.config) for entry in entries
+        tuple(_told(key, entry.config[key], values[key]) for key in told if key in entry.config) for entry in entries
     ]
+
+
+def _implied(key: str, varied: Sequence[str], entries: Sequence[Entry]) -> bool:
+    """Whether a setting is one that only some classes have, the same wherever the class is the same."""
+    classes = [k for k in varied if k.endswith("._target_") and k != key and key.startswith(k.removesuffix("_target_"))]
+    if not classes or all(key in entry.config for entry in entries):
+        return False
+    alike = _grouped(entries, lambda entry: json.dumps([entry.config.get(k) for k in classes]))
+    return all(len({entry.config.get(key) for entry in own}) == 1 for own in alike.values())
 
 
 def _told(key: str, value: str, among: Collection[str]) -> str:

@@ -132,7 +132,7 @@ def _study(fixed: Sequence[str], config: Config, space: Sequence[Axis], seeds: S
     axes = [a for a in space if has(config.resolved, a.key)] if space else usual(config.resolved, config.read)
     if not axes:
         raise UserError(
-            f"{config.name} has nothing to choose; name a space, e.g. 'optimizer.lr=tag(log,interval(0.001,0.3))'"
+            f"{config.name} has no space of its own; name one: 'KEY=tag(log,interval(0.001,0.3))' or KEY=a,b,c"
         )
     configs.build_learner(config, Holdout(configs.build_stream(config), plan.n_tasks, plan.fraction).spec)
     return Study(tuple(fixed), tuple(seeds) or (config.resolved["seed"],), config, tuple(axes))
