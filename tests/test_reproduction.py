@@ -5,7 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,6 +240,8 @@ def test_a_row_is_resumed_after_the_seeds_that_its_file_holds(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "code_state", lambda: {"commit": "b" * 40, "dirty": False, "versions": {}})
+    clock = iter(range(0, 1000, 7))  # seven seconds between two looks
+    monkeypatch.setattr(script, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     tiny, path = row(script, overrides=TINY, reference=50.0, protocol="blobs"), tmp_path / "r.json"
     folders = {"results": tmp_path, "table": tmp_path / "page.md"}
     script.run_rows([tiny], seeds=1, **folders)
@@ -250,7 +252,7 @@ def test_a_row_is_resumed_after_the_seeds_that_its_file_holds(
     facts = json.loads(path.read_text())
     assert (list(facts["values"]), facts["values"]["0"], facts["n"]) == (["0", "1"], 12.5, 2)
     assert facts["command"] == tiny.command(2)
-    assert 1000 < facts["seconds"] < 2000
+    assert facts["seconds"] == 1000 + 7
     assert (facts["commit"], facts["earlier_commits"], facts["dirty"]) == (first["commit"], ["a" * 40], True)
     assert " with uncommitted changes, some seeds aaaaaaaaaaaa; " in script.render([facts])
     script.run_rows([tiny], seeds=1, resume=True, **folders)
