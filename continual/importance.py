@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from continual.errors import UserError
+from continual.refusals import require
 from continual.strategy import Strategy, View, Weights
 from continual.types import Batch, Experience, Output
 
@@ -36,16 +36,11 @@ class Anchored(Strategy):
 
     def __init__(self, strength: float, max_pull: float | None = 1.0) -> None:
         self.strength, self.max_pull = strength, max_pull
-        self.require("strength", strength, strength >= 0, "at least 0")
-        self.require("max_pull", max_pull, max_pull is None or max_pull > 0, "above 0, or null")
+        require(self, "strength", strength, strength >= 0, "at least 0")
+        require(self, "max_pull", max_pull, max_pull is None or max_pull > 0, "above 0, or null")
         self.importance: Tensors = {}
         self.anchor: Tensors = {}
         self.peak = 0.0  # the largest importance: nothing needs to be cut before it reaches the bound
-
-    def require(self, name: str, value: object, holds: bool, bound: str) -> None:
-        """Refuse ``value`` for the setting ``name`` unless ``holds``, which a nan never makes true."""
-        if not holds:
-            raise UserError(f"strategy.{type(self).__module__.rpartition('.')[2]}.{name}={value} must be {bound}")
 
     def start(self, view: View) -> None:
         self.device = view.classes.device

@@ -1,4 +1,4 @@
-"""What a learner by gradient steps cannot do on a stream: said before it starts."""
+"""What a strategy cannot be set to, and what a learner by gradient steps cannot do: said before it starts."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -6,6 +6,23 @@ from itertools import combinations
 from continual.errors import UserError
 from continual.strategy import Strategy
 from continual.types import Spec
+
+
+def name_of(strategy: Strategy) -> str:
+    """The name that configs give it: that of its module."""
+    return type(strategy).__module__.rpartition(".")[2]
+
+
+def require(strategy: Strategy, name: str, value: object, holds: bool, bound: str) -> None:
+    """Refuse ``value`` for the setting ``name`` of ``strategy`` unless ``holds``, which a nan never makes true."""
+    if not holds:
+        raise UserError(f"strategy.{name_of(strategy)}.{name}={value} must be {bound}")
+
+
+def at_least_0(strategy: Strategy, **values: float | None) -> None:
+    """Refuse settings of ``strategy`` below 0; None is none."""
+    for name, value in values.items():
+        require(strategy, name, value, value is None or value >= 0, "at least 0")
 
 
 def check_protocol(spec: Spec, batch_size: int, epochs: int, iterations: int | None) -> None:

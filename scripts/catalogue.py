@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from origin import code_state
 
 from continual import config as configs
 from continual.choices import choices, conf_directory
 from continual.errors import UserError
-from continual.manifest import commit, version
 from continual.statistics import interval
 from continual.sweep import attempt
 
@@ -111,13 +111,10 @@ def run(label: str, about: str, overrides: Sequence[str], stream: Stream, seeds:
     wrong = [str(outcome.error) for outcome in outcomes if outcome.run is None]
     found = [outcome.run.metrics for outcome in outcomes if outcome.run is not None]
     values = {m: [metrics[m] for metrics in found] for m in METRICS if found and all(m in metrics for metrics in found)}
-    sha, dirty = commit(ROOT)
     return told | {
         "values": values,
         "estimates": {metric: asdict(interval(of)) for metric, of in values.items()},
-        "commit": sha,
-        "dirty": dirty,
-        "versions": {name: version(name) for name in PACKAGES},
+        **code_state(PACKAGES),
         **({"failed": wrong} if wrong else {}),
     }
 

@@ -12,9 +12,7 @@ the same test rows, through the same answers. Each row runs its seeds and writes
 
 import argparse
 import json
-import platform
 import shlex
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from origin import code_state
+
 import continual
-from continual.manifest import version
 from continual.statistics import equivalent
 
 ROOT = Path(__file__).parents[1]
@@ -214,20 +213,9 @@ def mean(found: Mapping[int, float]) -> float:
     return round(sum(found.values()) / len(found), 4)
 
 
-def code_state() -> dict[str, Any]:
-    """The commit, whether anything but ``docs`` differs from it, and versions."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    dirty = bool(git("status", "--porcelain", "--", ".", ":!docs"))
-    return {"commit": git("rev-parse", "HEAD"), "dirty": dirty, "versions": versions}
-
-
 def run_row(row: Row, seeds: int, results: Path = RESULTS) -> dict[str, Any]:
     """Run both sides and write the row's file."""
-    code, began = code_state(), time.perf_counter()
+    code, began = code_state(PACKAGES), time.perf_counter()
     with tempfile.TemporaryDirectory() as output:
         ours, theirs = (values(words, seeds, output) for words in (row.ours, row.theirs))
     facts = result(row, ours, theirs, {"seconds": round(time.perf_counter() - began, 1), **code})

@@ -15,9 +15,7 @@ A row's file is written after each seed, so that a long row can be run in pieces
 
 import argparse
 import json
-import platform
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,8 +26,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from origin import code_state
+
 import continual
-from continual.manifest import version
 from continual.statistics import Estimate, interval
 from continual.types import Record
 
@@ -594,23 +593,11 @@ def result(row: Row, values: Mapping[str, float], seconds: float, code: Mapping[
     }
 
 
-def code_state() -> dict[str, Any]:
-    """The commit, whether anything but ``docs`` differs from it, and what else decides a result."""
-    sha = _git("rev-parse", "HEAD")
-    dirty = bool(_git("status", "--porcelain", "--", ".", ":!docs"))
-    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    return {"commit": sha, "dirty": dirty, "versions": versions}
-
-
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def run_rows(
     rows: Sequence[Row], seeds: int | None, results: Path = RESULTS, table: Path = TABLE, resume: bool = False
 ) -> None:
     """Run each row; write its file and the page after each seed. Rows of one command share the runs that they have."""
-    code = code_state()
+    code = code_state(PACKAGES)
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as output:
         for row in rows:

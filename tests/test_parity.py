@@ -348,7 +348,9 @@ def script() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["parity"] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")  # it imports its neighbours
+        spec.loader.exec_module(module)
     return module
 
 

@@ -31,7 +31,9 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")  # it imports its neighbours
+        spec.loader.exec_module(module)
     return module
 
 
@@ -239,7 +241,7 @@ def test_a_row_writes_its_seeds_and_where_they_come_from(
 def test_a_row_is_resumed_after_the_seeds_that_its_file_holds(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "code_state", lambda: {"commit": "b" * 40, "dirty": False, "versions": {}})
+    monkeypatch.setattr(script, "code_state", lambda _: {"commit": "b" * 40, "dirty": False, "versions": {}})
     clock = iter(range(0, 1000, 7))  # seven seconds between two looks
     monkeypatch.setattr(script, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     tiny, path = row(script, overrides=TINY, reference=50.0, protocol="blobs"), tmp_path / "r.json"

@@ -59,9 +59,13 @@ class GDumb(Retrained):
         seed = derive(self.seed, "gdumb", "memory")
         self.memory = self.make_memory(spec=self.spec, seed=seed, device=self.device)
 
-    def take_in(self, experience: Experience) -> None:
-        for indices in torch.split(torch.arange(len(experience.rows)), CHUNK) if len(experience.rows) else ():
-            self.memory.add(experience.rows.take(indices))
+    def take_in(self, experience: Experience) -> Tensor:
+        labels = []
+        for indices in torch.split(torch.arange(len(experience.rows)), CHUNK):
+            batch = experience.rows.take(indices)
+            self.memory.add(batch)
+            labels.append(batch.y)
+        return torch.cat(labels)
 
     def kept(self, experience: Experience) -> Rows:
         slots = torch.arange(len(self.memory), device=self.device)

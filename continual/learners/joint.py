@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from continual.batches import TensorRows
 from continual.learners.retrained import Retrained
@@ -21,9 +22,10 @@ class Joint(Retrained):
         self.kept_x = torch.empty(0, *self.spec.in_shape, dtype=self.spec.dtype)
         self.kept_y = torch.empty(0, dtype=torch.int64)
 
-    def take_in(self, experience: Experience) -> None:
+    def take_in(self, experience: Experience) -> Tensor:
         batch = experience.rows.take(torch.arange(len(experience.rows)))
         self.kept_x, self.kept_y = torch.cat([self.kept_x, batch.x]), torch.cat([self.kept_y, batch.y])
+        return batch.y
 
     def kept(self, experience: Experience) -> Rows:
         return TensorRows(self.kept_x, self.kept_y)

@@ -62,8 +62,8 @@ class Retrained(SGDLearner):
         """Make room for what is kept."""
 
     @abstractmethod
-    def take_in(self, experience: Experience) -> None:
-        """Keep what is to be kept of the rows that arrive."""
+    def take_in(self, experience: Experience) -> Tensor:
+        """Keep what is to be kept of the rows that arrive, which are read once; their labels (N,)."""
 
     @abstractmethod
     def kept(self, experience: Experience) -> Rows:
@@ -99,9 +99,7 @@ class Retrained(SGDLearner):
         self.head.arrive(y, None)  # a batch mixes the rows of all tasks
 
     def _arrive(self, experience: Experience) -> None:
-        labels = experience.rows.take(torch.arange(len(experience.rows))).y
-        self.head.arrive(labels.to(self.device), experience.task)
-        self.take_in(experience)
+        self.head.arrive(self.take_in(experience).to(self.device), experience.task)
 
     def _check_trainings(self, spec: Spec) -> None:
         if self.every < 1:

@@ -21,9 +21,9 @@ from torch.nn.functional import mse_loss, softmax
 from continual.averages import Average
 from continual.errors import UserError
 from continual.memory import Memory
+from continual.refusals import at_least_0
 from continual.seeding import generator
 from continual.strategies.er import ER
-from continual.strategies.replay import at_least_0
 from continual.strategy import View, Weights
 from continual.types import Batch, Output
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from continual.errors import UserError
 from continual.models.units import outgoing_size, renewed, strength
+from continual.refusals import at_least_0
 from continual.seeding import generator
 from continual.strategy import Strategy, View
 from continual.types import Batch, Output
@@ -35,8 +36,7 @@ class ContinualBackprop(Strategy):
     def __init__(self, rate: float = 1e-4, maturity: int = 100, decay: float = 0.99, seed: int = 0) -> None:
         if not 0 <= rate <= 1:
             raise UserError(f"strategy.continual_backprop.rate={rate} must be in [0, 1]")
-        if maturity < 0:
-            raise UserError(f"strategy.continual_backprop.maturity={maturity} must be at least 0")
+        at_least_0(self, maturity=maturity)
         if not 0 <= decay < 1:
             raise UserError(f"strategy.continual_backprop.decay={decay} must be at least 0 and below 1")
         self.rate, self.maturity, self.decay = rate, maturity, decay

@@ -15,7 +15,8 @@ from torch.nn.functional import mse_loss
 
 from continual.batches import extend
 from continual.memory import Column, Memory
-from continual.strategies.replay import Replay, at_least_0
+from continual.refusals import at_least_0
+from continual.strategies.replay import Replay
 from continual.strategy import View, Weights
 from continual.types import Batch, Output
 

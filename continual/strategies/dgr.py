@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from continual.batches import extend
 from continual.errors import UserError
 from continual.models.vae import VAE
+from continual.refusals import at_least_0
 from continual.seeding import derive, generator
 from continual.step import MASKED
 from continual.strategy import Strategy, View, Weights
@@ -55,8 +56,7 @@ class DGR(Strategy):
         lr: float = 0.001,
         seed: int = 0,
     ) -> None:
-        if n_replay < 0:
-            raise UserError(f"strategy.dgr.n_replay={n_replay} must be at least 0")
+        at_least_0(self, n_replay=n_replay)
         if new_share is not None and not 0 <= new_share <= 1:
             raise UserError(f"strategy.dgr.new_share={new_share} must be in [0, 1]")
         if targets not in ("hard", "soft"):

@@ -19,8 +19,8 @@ from torch.nn.functional import log_softmax, mse_loss
 
 from continual.averages import Average
 from continual.errors import UserError
+from continual.refusals import at_least_0, name_of
 from continual.step import MASKED
-from continual.strategies.replay import at_least_0, name_of
 from continual.strategy import Strategy, View, Weights
 from continual.types import Batch, Output
 

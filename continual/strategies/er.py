@@ -15,7 +15,8 @@ from torch import Tensor
 from continual.batches import extend
 from continual.errors import UserError
 from continual.memory import Memory
-from continual.strategies.replay import Replay, at_least_0, name_of
+from continual.refusals import at_least_0, name_of
+from continual.strategies.replay import Replay
 from continual.strategy import View
 from continual.types import Batch
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from continual.importance import Anchored, Tensors, copies, mean_over_rows
+from continual.refusals import require
 from continual.strategy import View
 from continual.types import Batch, Experience
 
@@ -52,9 +53,9 @@ class EWC(Anchored):
         chunk: int = 64,
     ) -> None:
         super().__init__(strength, max_pull)
-        self.require("mode", mode, mode in MODES, f"one of {', '.join(MODES)}")
-        self.require("decay", decay, 0 <= decay <= 1, "in [0, 1]")
-        self.require("chunk", chunk, chunk >= 1, "at least 1")
+        require(self, "mode", mode, mode in MODES, f"one of {', '.join(MODES)}")
+        require(self, "decay", decay, 0 <= decay <= 1, "in [0, 1]")
+        require(self, "chunk", chunk, chunk >= 1, "at least 1")
         self.mode, self.decay, self.chunk = mode, decay, chunk
 
     def end(self, view: View, experience: Experience) -> None:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from continual.strategies.replay import at_least_0
+from continual.refusals import at_least_0
 from continual.strategy import Strategy, View, Weights
 from continual.types import Batch, Experience, Output
 

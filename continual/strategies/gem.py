@@ -16,7 +16,8 @@ from torch import Tensor
 
 from continual.errors import UserError
 from continual.memory import Column, Memory
-from continual.strategies.replay import Replay, at_least_0
+from continual.refusals import at_least_0
+from continual.strategies.replay import Replay
 from continual.strategy import View
 from continual.types import Batch, Output, Spec
 

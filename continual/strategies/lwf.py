@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from continual.errors import UserError
+from continual.refusals import at_least_0
 from continual.step import MASKED
 from continual.strategy import Strategy, View, Weights
 from continual.types import Batch, Experience, Output
@@ -30,8 +31,7 @@ class LwF(Strategy):
     needs_boundaries: ClassVar[bool] = True
 
     def __init__(self, strength: float = 1.0, temperature: float = 2.0) -> None:
-        if strength < 0:
-            raise UserError(f"strategy.lwf.strength={strength} must be at least 0")
+        at_least_0(self, strength=strength)
         if temperature <= 0:
             raise UserError(f"strategy.lwf.temperature={temperature} must be above 0")
         self.strength, self.temperature = strength, temperature

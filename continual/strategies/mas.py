@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from continual.importance import Anchored, Tensors, copies, mean_over_rows
+from continual.refusals import require
 from continual.strategy import View
 from continual.types import Batch, Experience
 
@@ -35,7 +36,7 @@ class MAS(Anchored):
 
     def __init__(self, strength: float = 1.0, max_pull: float | None = 1.0, chunk: int = 64) -> None:
         super().__init__(strength, max_pull)
-        self.require("chunk", chunk, chunk >= 1, "at least 1")
+        require(self, "chunk", chunk, chunk >= 1, "at least 1")
         self.chunk = chunk
 
     def end(self, view: View, experience: Experience) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from continual.memory import Memory
+from continual.refusals import at_least_0
 from continual.strategies.er import ER
-from continual.strategies.replay import at_least_0
 from continual.strategy import View, Weights
 from continual.types import Batch
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from continual.batches import schedule
 from continual.errors import UserError
+from continual.refusals import at_least_0
 from continual.seeding import derive
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output
@@ -49,8 +50,7 @@ class PackNet(Strategy):
     ) -> None:
         if not 0 <= share < 1:
             raise UserError(f"strategy.packnet.share={share} must be at least 0 and below 1")
-        if n_passes < 0:
-            raise UserError(f"strategy.packnet.n_passes={n_passes} must be at least 0")
+        at_least_0(self, n_passes=n_passes)
         if batch_size < 1:
             raise UserError(f"strategy.packnet.batch_size={batch_size} must be at least 1")
         if lr is not None and lr <= 0:

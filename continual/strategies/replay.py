@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from continual.class_means import features_of
 from continual.errors import UserError
 from continual.memory import Column, Herding, Memory
+from continual.refusals import at_least_0, name_of
 from continual.seeding import derive
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output, Rows, Spec
@@ -109,18 +111,6 @@ class Replay(Strategy):
         self.memory.load_state_dict(state)
 
 
-def name_of(strategy: Strategy) -> str:
-    """The name that configs give it: that of its module."""
-    return type(strategy).__module__.rpartition(".")[2]
-
-
-def at_least_0(strategy: Strategy, **values: float | None) -> None:
-    """Refuse arguments of ``strategy`` below 0."""
-    for name, value in values.items():
-        if value is not None and value < 0:
-            raise UserError(f"strategy.{name_of(strategy)}.{name}={value} must be at least 0")
-
-
 def _answered(view: View, batch: Batch) -> Output:
     """What the network answers about a batch now, in eval mode."""
     return view.answer(view.params | view.buffers, batch.x.to(view.classes.device))
@@ -131,8 +121,6 @@ def _features(view: View, rows: Rows, order: Tensor) -> tuple[Tensor, Tensor]:
     features, labels = [], []
     for indices in torch.split(order, CHUNK):
         batch = rows.take(indices)
-        out = _answered(view, batch)
-        assert out.features is not None  # it was refused at the start
-        features.append(out.features.cpu())
+        features.append(features_of(view, batch.x).cpu())
         labels.append(batch.y)
     return torch.cat(features), torch.cat(labels)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from continual.importance import Anchored, Tensors, copies, largest, zeros
+from continual.refusals import require
 from continual.strategies.si import walk
 from continual.strategy import View
 from continual.types import Batch, Experience, Output
@@ -50,9 +51,9 @@ class RWalk(Anchored):
         damping: float = 0.001,
     ) -> None:
         super().__init__(strength, max_pull)
-        self.require("decay", decay, 0 <= decay < 1, "in [0, 1)")
-        self.require("window", window, window >= 1, "at least 1")
-        self.require("damping", damping, damping > 0, "above 0")
+        require(self, "decay", decay, 0 <= decay < 1, "in [0, 1)")
+        require(self, "window", window, window >= 1, "at least 1")
+        require(self, "damping", damping, damping > 0, "above 0")
         self.decay, self.window, self.damping = decay, window, damping
         self.needs_task_gradient = strength > 0
         self.fisher: Tensors = {}

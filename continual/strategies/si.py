@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from continual.importance import Anchored, Tensors, copies, zeros
+from continual.refusals import require
 from continual.strategy import View
 from continual.types import Batch, Experience, Output
 
@@ -37,7 +38,7 @@ class SI(Anchored):
 
     def __init__(self, strength: float = 1.0, max_pull: float | None = 1.0, damping: float = 0.1) -> None:
         super().__init__(strength, max_pull)
-        self.require("damping", damping, damping > 0, "above 0")
+        require(self, "damping", damping, damping > 0, "above 0")
         self.damping = damping
         self.needs_task_gradient = strength > 0
         self.path: Tensors = {}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from continual.errors import UserError
+from continual.refusals import at_least_0
 from continual.strategy import Strategy, View
 from continual.types import Batch, Output
 
@@ -32,8 +33,7 @@ class SmallLoss(Strategy):
     def __init__(self, forget_rate: float = 0.2, n_warmup: int = 100) -> None:
         if not 0 <= forget_rate < 1:
             raise UserError(f"strategy.small_loss.forget_rate={forget_rate} must be in [0, 1)")
-        if n_warmup < 0:
-            raise UserError(f"strategy.small_loss.n_warmup={n_warmup} must be at least 0")
+        at_least_0(self, n_warmup=n_warmup)
         self.forget_rate, self.n_warmup = forget_rate, n_warmup
         self.updates = 0
 

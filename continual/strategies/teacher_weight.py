@@ -10,8 +10,8 @@ reviewed by Song et al. 2022, https://arxiv.org/abs/2007.08199.
 
 from torch import Tensor
 
+from continual.refusals import at_least_0
 from continual.strategies.ema_teacher import SlowTeacher
-from continual.strategies.replay import at_least_0
 from continual.strategies.small_loss import reshare
 from continual.strategy import View
 from continual.types import Batch, Output
