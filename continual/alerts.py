@@ -5,7 +5,7 @@ The bound is set by ``track.alert.forgetting=0.2``; a factory of trackers puts :
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,13 @@ class Watched:
     def __init__(self, tracker: "Tracker", bound: float, run: "RunFacts", tell: Tell | None) -> None:
         self._tracker, self._bound, self._run, self._tell = tracker, bound, run, tell
         self._lost, self._told = Lost(), set[int]()
+
+    def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
+        """Pass it on; what was told before is not told again."""
+        known = list(moments)
+        self._tracker.go_on(known)
+        for records in known:
+            self._told |= passing(self._lost(records), self._bound)
 
     def log(self, records: Sequence[Record]) -> None:
         """Pass the records on, then look at them."""

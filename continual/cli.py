@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from continual.errors import UserError, nearest
+from continual.errors import Terminated, UserError, nearest
 
 COMMANDS = {
     "run": "run an experiment, or with -m a sweep of them",
@@ -31,10 +31,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
-
-
-class Terminated(SystemExit):
-    """The process was asked to end (SIGTERM)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

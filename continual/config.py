@@ -26,8 +26,8 @@ from continual.overrides import explain, parse, values
 from continual.signatures import check_calls
 
 NONE_WHEN_EMPTY = ("scheduler", "clip", "augment")
-ALWAYS_READ = frozenset({"scenario", "operator", "learner", "probe", "track"})
-INDECISIVE = frozenset({"track", "device", "output", "name"})
+ALWAYS_READ = frozenset({"scenario", "operator", "learner", "probe", "snapshot", "track"})
+INDECISIVE = frozenset({"track", "snapshot", "device", "output", "name"})
 NAME = re.compile(r"\w[\w.+-]*")
 
 

@@ -15,6 +15,10 @@ class DivergedError(UserError):
     """A loss that is nan or infinite: nothing that follows would mean anything."""
 
 
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM)."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the closest of ``choices``, or ``; choose from ...`` if none is close."""
     options = sorted(set(choices))

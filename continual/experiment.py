@@ -1,10 +1,9 @@
 """One run from config to ledger: build, loop, record. And the way back: load a run's learner."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,19 @@ from typing import Any
 import torch
 
 from continual import config as configs
-from continual import ledger, snapshot
+from continual import ledger
+from continual.checkpoint import Checkpoints, best, newest
 from continual.config import Config
-from continual.errors import UserError
+from continual.errors import UserError, nearest
 from continual.ledger import Ledger
-from continual.loop import loop
-from continual.manifest import manifest
+from continual.loop import moments
+from continual.manifest import differences, manifest
 from continual.metrics import accuracy_matrix, summary
-from continual.track import RunFacts, Tracker, run_id
+from continual.stopping import Stop, gently
+from continual.track import RunFacts, Tracker, moments_of, run_id
 from continual.types import Experience, Inspectable, Learner, Record, Spec, Stream
 
-SNAPSHOT = "learner.snapshot"
+WHICH = ("last", "best")
 Progress = Callable[[float, int], None]
 """Called after each update with (experiences learned, a part of one included; experiences in all)."""
 
@@ -60,7 +61,8 @@ def run(
 ) -> Run:
     """Compose a config and run it: ``continual.run("strategy=er", "seed=1").metrics["forgetting"]``.
 
-    A run that has finished before is read, not run again, unless ``restart``.
+    A run that has finished before is read, not run again, and one that was stopped or killed goes on from its last
+    snapshot, unless ``restart``.
 
     Raises:
         UserError: anything wrong with config or data, before any training and with nothing written.
@@ -69,23 +71,28 @@ def run(
 
 
 def run_config(config: Config, *, restart: bool = False, progress: Progress | None = None) -> Run:
-    """Run one composed config into its directory."""
+    """Run one composed config into its directory, or go on with what was begun there."""
     directory = config.directory
-    if not restart and (directory / ledger.MANIFEST).exists() and ledger.read(directory).status == "finished":
+    begun = not restart and (directory / ledger.MANIFEST).exists()
+    if begun and ledger.read(directory).status == "finished":
         return Run.read(directory)
     threads = set_threads(config.resolved["threads"])
     stream = configs.build_stream(config)
     learner = configs.build_learner(config, stream.spec)
-    probe = configs.build(config, "probe")
+    measure = configs.build(config, "probe").of(stream, learner)
+    policy = configs.build(config, "snapshot")
     track = configs.build(config, "track")
     facts = _manifest(config, stream, threads)
-    restart = (directory / ledger.MANIFEST).exists()
-    with ExitStack() as afterwards, Ledger.create(directory, facts, restart=restart) as book:
+    with ExitStack() as afterwards, gently(policy.grace) as stop, _open(directory, facts, begun) as book:
+        checkpoints = Checkpoints(policy, book, learner, measure)
+        known = checkpoints.go_on() if begun else []
         tracker = track(_run_facts(config, stream))
         afterwards.callback(_finish, tracker, directory)  # the ledger has ended then: what reads it sees a whole run
+        if begun:
+            book.resumed(differences(book.manifest, facts))
+            tracker.go_on(moments_of(known))
         watched = _Watched(learner, len(stream.origins), progress) if progress else learner
-        (directory / SNAPSHOT).unlink(missing_ok=True)  # of the records that were put aside
-        _follow(loop(stream, watched, probe), book, tracker, partial(_keep, learner, directory))
+        _follow(moments(stream, watched, measure), book, tracker, checkpoints, stop)
     return Run.read(directory, ran=True)
 
 
@@ -95,23 +102,30 @@ def load(
     config_dir: str | Path | None = None,
     allow: Sequence[str] = (),
     device: str | None = None,
+    which: str = "last",
 ) -> Learner:
-    """The learner of a run as it was at the end of its last task, ready to predict or to go on learning.
+    """The learner of a run as it was last stored, ready to predict or to go on learning.
 
-    A run that failed or was interrupted gives back what it had at the end of the last task that it finished.
+    That is at the end of the last task; of a run that failed or was stopped, its newest snapshot.
 
     Args:
         path: a run's directory. Its config is fenced and its weights are safetensors: no code comes with them.
         config_dir: the folder with your own configs, if the run used one; its parent is put on ``sys.path``.
         allow: packages outside the fence that its config may name.
         device: where to put it; None for the device it ran on.
+        which: ``last``, or ``best``: as it was at the task's end with the highest mean accuracy over all probes.
     """
+    if which not in WHICH:
+        raise UserError(f"which='{which}'{nearest(which, WHICH)}")
     data = ledger.read(Path(path))
-    if data.status == "running" or not (data.path / SNAPSHOT).exists():
-        raise UserError(f"{data.path} holds no learner yet: the run is {data.status}; let it end a task first")
+    directory, saved = data.path / ledger.SNAPSHOTS, data.saved
+    found = newest(directory, best(directory, saved) if which == "best" else saved)
+    if found is None:
+        fix = "let it end a task first" if data.status == "running" else "the command that began it continues it"
+        raise UserError(f"{data.path} holds no learner: the run is {data.status}, without a snapshot; {fix}")
     config = configs.from_manifest(data.manifest, config_dir, allow, device)
     learner: Learner = configs.build_learner(config, _spec(data.manifest["spec"]))
-    learner.load_state_dict(snapshot.load(data.path / SNAPSHOT))
+    learner.load_state_dict(found[1]["learner"])
     return learner
 
 
@@ -122,29 +136,31 @@ def set_threads(threads: int | str) -> int:
     return n
 
 
-def _keep(learner: Learner, directory: Path) -> None:
-    """Store the learner as it is, in the place of what was stored before."""
-    snapshot.save(directory / SNAPSHOT, learner.state_dict())
+def _open(directory: Path, facts: Mapping[str, Any], begun: bool) -> Ledger:
+    """The ledger of a new run, what lay there put aside; or of one that goes on."""
+    if not begun:
+        return Ledger.create(directory, facts, restart=True)
+    book = Ledger.resume(directory)
+    if book.manifest["data_digest"] != facts["data_digest"]:
+        book.close()
+        raise UserError(f"the data are not those that the run in {directory} began with; start over with --restart")
+    return book
 
 
-def _follow(records: Iterator[Record], book: Ledger, tracker: Tracker, keep: Callable[[], None]) -> None:
-    """Write down and show each moment's records as they come; store the learner at each end of a task.
-
-    That a moment is over shows only when the next one begins. The learner has learned on by then, or has failed: it is
-    stored at the first record of an end, and what was measured before a failure is written all the same.
-    """
-    for (_, _, at), moment in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)):
-        facts: list[Record] = []
-        try:
-            for fact in moment:
-                if not facts and at in ("end", "final"):
-                    keep()
-                facts.append(fact)
-        finally:
-            book.append(facts)
-            if at in ("start", "end", "final"):
+def _follow(
+    pauses: Iterator[list[Record]], book: Ledger, tracker: Tracker, checkpoints: Checkpoints, stop: Stop
+) -> None:
+    """Write down and show what is measured as it comes, store the run when it is time, stop if that was asked for."""
+    for records in pauses:
+        if records:
+            book.append(records)
+            if records[0].at in ("start", "end", "final"):
                 book.flush()
-            tracker.log(facts)
+            tracker.log(records)
+        checkpoints.after(records)
+        if stop.number is not None:
+            checkpoints.save()
+            raise stop.error()
 
 
 def _finish(tracker: Tracker, directory: Path) -> None:

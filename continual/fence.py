@@ -17,6 +17,7 @@ ALLOWED = (  # of our own, the modules that hold what a config is made of: elsew
     "continual.alerts.",
     "continual.augment.",
     "continual.bridges.",
+    "continual.checkpoint.Snapshots",
     "continual.learner.",
     "continual.learners.",
     "continual.memory.",

@@ -4,6 +4,8 @@
 
     {"crc":"8d3c51f0","format":1,"manifest":"5b1c9ae2"}                       the header: crc32 of manifest.json
     {"crc":"70d01b5e","rows_seen":10,"step":1,...,"value":0.5}                one line per record
+    {"crc":"19c0e21b","snapshot":"5-40.snapshot","sha256":"..","score":0.5}   what the run can go on from, as of here
+    {"crc":"5f11a0d2","resumed":{"torch":["2.10","2.11"]}}                    it went on here; what differed from before
     {"crc":"0b4a77c3","end":"finished","seconds":1.5,"reason":null}           how the run ended, if it did
 
 ``crc`` is the crc32 of all lines up to and with this one, each without its own ``crc``: a line that was changed, lost,
@@ -15,6 +17,7 @@ are not read. Values round-trip exactly; those that are not finite are written `
 import json
 import math
 import operator
+import re
 import zlib
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args
@@ -27,6 +30,7 @@ End = Literal["finished", "interrupted", "failed"]
 _FIELDS = ("rows_seen", "step", "task", "at", "probe", "metric", "value")
 _TYPES = {(int, int, task, str, probe, str, float) for task in (int, NoneType) for probe in (int, NoneType)}
 _values = operator.itemgetter(*_FIELDS)
+_NAME, _SHA256 = re.compile(r"[\w.-]+\.snapshot"), re.compile("[0-9a-f]{64}")
 _NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -38,6 +42,22 @@ class Mark(NamedTuple):
     records: int = 0
 
 
+class Saved(NamedTuple):
+    """A snapshot that the run can go on from.
+
+    Attributes:
+        name: of its file.
+        sha256: of that file's bytes.
+        score: mean accuracy over all probes, of a snapshot at a task's end; else None.
+        mark: the place after the line that names it.
+    """
+
+    name: str
+    sha256: str
+    score: float | None
+    mark: Mark
+
+
 class Journal(NamedTuple):
     """What a file says.
 
@@ -45,11 +65,17 @@ class Journal(NamedTuple):
         records: all complete records.
         marks: the places after the header and after each record; empty if the header is not complete.
         end: the line that says how the run ended; empty if there is none.
+        saved: the snapshots, oldest first.
+        resumed: for each time the run went on, what differed from how it began: name -> [before, then].
+        last: the place after the last line, the one that says how the run ended left out.
     """
 
     records: list[Record]
     marks: list[Mark]
     end: dict[str, Any]
+    saved: list[Saved]
+    resumed: list[dict[str, Any]]
+    last: Mark = Mark()
 
 
 def line(body: dict[str, Any], mark: Mark) -> tuple[bytes, Mark]:
@@ -85,33 +111,40 @@ def parse(data: bytes, manifest: bytes, name: str) -> Journal:
     Errors:
         UserError: a complete line is damaged, naming file and line; or the format is another.
     """
-    journal, size, crc = Journal([], [], {}), 0, 0
+    journal, place, last = Journal([], [], {}, [], []), Mark(), Mark()
     for number, text in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            size, crc = size + len(text) + 1, zlib.crc32(b"{" + text[_PREFIX_SIZE:], crc)
-            _read(text, crc, manifest, journal)
+            crc = zlib.crc32(b"{" + text[_PREFIX_SIZE:], place.crc)
+            place = _read(text, Mark(place.size + len(text) + 1, crc, place.records), manifest, journal)
         except UserError as error:
             raise UserError(f"{name}, line {number}: {error}") from None
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise UserError(f"{name}, line {number} is damaged: {error}; restore the file or start over") from None
-        if not journal.end:
-            journal.marks.append(Mark(size, crc, len(journal.records)))
-    return journal
+        last = last if journal.end else place
+    return journal._replace(last=last)
 
 
-def _read(text: bytes, crc: int, manifest: bytes, journal: Journal) -> None:
-    """Check one line and add what it says to ``journal``."""
-    if not text.startswith(_prefix(crc)):
+def _read(text: bytes, place: Mark, manifest: bytes, journal: Journal) -> Mark:
+    """Check one line, which ends at ``place``, and add what it says to ``journal``; the place, its record counted."""
+    if not text.startswith(_prefix(place.crc)):
         raise ValueError("its checksum does not match")
     body = json.loads("{" + text[_PREFIX_SIZE:].decode())
     if journal.end:
         raise ValueError("it follows the line that ended the run")
     if not journal.marks:
         _check_header(body, manifest)
+        journal.marks.append(place)
     elif "end" in body:
         journal.end.update(_check_end(body))
+    elif "snapshot" in body:
+        journal.saved.append(_saved(body, place))
+    elif "resumed" in body:
+        journal.resumed.append(_differences(body))
     else:
         journal.records.append(_fact(body))
+        place = place._replace(records=place.records + 1)
+        journal.marks.append(place)
+    return place
 
 
 def _check_header(body: dict[str, Any], manifest: bytes) -> None:
@@ -126,6 +159,21 @@ def _check_end(body: dict[str, Any]) -> dict[str, Any]:
     if not known or type(body["seconds"]) is not float or type(body["reason"]) not in (str, NoneType):
         raise ValueError("it does not say how the run ended")
     return body
+
+
+def _saved(body: dict[str, Any], place: Mark) -> Saved:
+    name, sha256, score = body["snapshot"], body["sha256"], body["score"]
+    known = type(name) is str and type(sha256) is str and _NAME.fullmatch(name) and _SHA256.fullmatch(sha256)
+    if len(body) != 3 or not known or type(score) not in (float, NoneType):
+        raise ValueError("it does not name a snapshot")
+    return Saved(name, sha256, score, place)
+
+
+def _differences(body: dict[str, Any]) -> dict[str, Any]:
+    differences = body["resumed"]
+    if len(body) != 1 or type(differences) is not dict:
+        raise ValueError("it does not say how the run went on")
+    return differences
 
 
 def _fact(body: dict[str, Any]) -> Record:

@@ -4,14 +4,15 @@ A run directory holds::
 
     manifest.json     what was run, see :mod:`continual.manifest`
     records.jsonl     what was measured, see :mod:`continual.journal`
+    snapshots/        what the run can go on from, see :mod:`continual.checkpoint`
     lock              held, and signed, by the process that writes
-    *.<n>.json*       manifests and records of runs that were started over here
+    *.<n>*            manifests, records and snapshots of runs that were started over here
 """
 
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ from filelock import Timeout
 
 from continual import files, journal
 from continual.errors import UserError, nearest
-from continual.journal import End, Journal, Mark
+from continual.journal import End, Journal, Mark, Saved
 from continual.manifest import FORMAT, redact_text
 from continual.types import Record
 
 SYNC_SECONDS = 2.0
-MANIFEST, RECORDS, LOCK = "manifest.json", "records.jsonl", "lock"
+MANIFEST, RECORDS, SNAPSHOTS, LOCK = "manifest.json", "records.jsonl", "snapshots", "lock"
 
 Status = Literal[End, "running", "killed"]
 
@@ -44,6 +45,8 @@ class RunData:
             holds its lock, and ``killed`` if none does.
         seconds: wall time until it ended, without the time lost to kills; None if it did not say.
         reason: why it was interrupted or failed; None if it did not say.
+        saved: the snapshots that it names, oldest first; not all are kept.
+        resumed: for each time it went on, what differed from how it began: name -> [before, then].
     """
 
     path: Path
@@ -52,6 +55,8 @@ class RunData:
     status: Status
     seconds: float | None
     reason: str | None
+    saved: Sequence[Saved] = ()
+    resumed: Sequence[Mapping[str, Any]] = ()
 
 
 class Ledger:
@@ -68,8 +73,17 @@ class Ledger:
     since. Not for several threads at once.
     """
 
-    def __init__(self, path: Path, resources: ExitStack, mark: Mark, seconds: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        resources: ExitStack,
+        mark: Mark,
+        seconds: float,
+        manifest: Mapping[str, Any],
+        content: Journal,
+    ) -> None:
         self.path = path
+        self.manifest, self.content = manifest, content  # what it held when it was opened
         self._resources = resources
         self._mark = mark
         self._file = os.open(path / RECORDS, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -85,8 +99,8 @@ class Ledger:
         Args:
             directory: one per run.
             manifest: plain JSON values.
-            restart: start over where a run is already; its files are renamed ``manifest.<n>.json`` and
-                ``records.<n>.jsonl``, n counting from 1.
+            restart: start over where a run is already; its files are renamed ``manifest.<n>.json``,
+                ``records.<n>.jsonl`` and ``snapshots.<n>``, n counting from 1.
 
         Errors:
             UserError: the directory cannot be written, is in use by another process, or holds a run and ``restart``
@@ -98,7 +112,7 @@ class Ledger:
                 fix = "resume it, choose another directory, or start over with restart=true, which keeps the old files"
                 raise UserError(f"{directory} holds a run already, {_state(directory)}; {fix}")
             _set_aside(directory)
-            ledger = cls(directory, resources, Mark(), 0.0)
+            ledger = cls(directory, resources, Mark(), 0.0, manifest, journal.parse(b"", b"", ""))
             ledger._write(journal.header(text))
             ledger.flush()
             files.write_atomic(directory / MANIFEST, text)  # last: from here on the directory is a run
@@ -110,8 +124,7 @@ class Ledger:
 
         Args:
             directory: where the run is.
-            keep: how many records to keep, all if None. A run that goes on from a snapshot will measure again what
-                came after it: keep the ``count`` that the ledger had then.
+            keep: how many records to keep, all if None. What a run measures again has to go first, see :meth:`cut`.
 
         Errors:
             UserError: there is no run, or it finished, is damaged, in use, or has fewer than ``keep`` records.
@@ -119,16 +132,26 @@ class Ledger:
         if not (directory / MANIFEST).exists():
             raise UserError(f"{directory} holds no run to resume: it has no {MANIFEST}{_neighbours(directory)}")
         with _locked(directory) as resources:
-            _, content = _load(directory)
-            keep = len(content.records) if keep is None else keep
+            manifest, content = _load(directory)
             if content.end.get("end") == "finished":
                 raise UserError(f"the run in {directory} has finished; start over with restart=true, or leave it")
-            if not 0 <= keep < len(content.marks):
+            if not 0 <= (keep or 0) < len(content.marks):
                 have = f"{len(content.records)} records" if content.marks else "no header"
-                raise UserError(f"the run in {directory} has {have}, cannot keep {keep}; start over with restart=true")
-            ledger = cls(directory, resources, content.marks[keep], content.end.get("seconds", 0.0))
+                kept = keep or 0
+                raise UserError(f"the run in {directory} has {have}, cannot keep {kept}; start over with restart=true")
+            mark = content.last if keep is None else content.marks[keep]
+            ledger = cls(directory, resources, mark, content.end.get("seconds", 0.0), manifest, content)
             ledger.flush()
         return ledger
+
+    def cut(self, saved: Saved | None) -> list[Record]:
+        """Take back what was written after the snapshot ``saved``, or all if None; the records that remain.
+
+        A run that goes on from a snapshot measures again what came after it.
+        """
+        self._mark = self.content.marks[0] if saved is None else saved.mark
+        self.flush()
+        return self.content.records[: self._mark.records]
 
     @property
     def count(self) -> int:
@@ -141,6 +164,17 @@ class Ledger:
             self._write(journal.record(record))
             if time.monotonic() - self._synced >= SYNC_SECONDS:
                 self.flush()
+
+    def save(self, name: str, sha256: str, score: float | None) -> Saved:
+        """Name a snapshot that is on the disk: the run can go on from it."""
+        self._write({"snapshot": name, "sha256": sha256, "score": score})
+        self.flush()
+        return Saved(name, sha256, score, self._mark)
+
+    def resumed(self, differences: Mapping[str, Any]) -> None:
+        """Say that the run goes on here, and what differs from how it began."""
+        self._write({"resumed": dict(differences)})
+        self.flush()
 
     def flush(self) -> None:
         """Bring all that was appended to the disk itself."""
@@ -199,7 +233,9 @@ def read(directory: Path) -> RunData:
     running = files.is_held(directory / LOCK)
     manifest, content = _load(directory)
     status: Status = content.end.get("end", "running" if running else "killed")
-    return RunData(directory, manifest, content.records, status, content.end.get("seconds"), content.end.get("reason"))
+    end = content.end
+    seconds, reason = end.get("seconds"), end.get("reason")
+    return RunData(directory, manifest, content.records, status, seconds, reason, content.saved, content.resumed)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -289,9 +325,9 @@ def _state(directory: Path) -> str:
 def _set_aside(directory: Path) -> None:
     """Rename what an earlier run left; the manifest first, without which a directory is no run."""
     number = 1
-    while any(_numbered(directory / name, number).exists() for name in (MANIFEST, RECORDS)):
+    while any(_numbered(directory / name, number).exists() for name in (MANIFEST, RECORDS, SNAPSHOTS)):
         number += 1
-    for name in (MANIFEST, RECORDS):
+    for name in (MANIFEST, RECORDS, SNAPSHOTS):
         if (directory / name).exists():
             (directory / name).rename(_numbered(directory / name, number))
     files.sync_directory(directory)

@@ -83,6 +83,15 @@ def manifest(
     }
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What may make a run that goes on differ from one that never stopped: name -> [when it began, now]."""
+    kept = ("commit", "dirty", "threads", "device", "python", "platform")
+    pairs = {name: [before.get(name), now.get(name)] for name in kept}
+    old, new = before.get("versions", {}), now.get("versions", {})
+    pairs |= {name: [old.get(name), new.get(name)] for name in sorted({*old, *new})}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
 def is_secret(key: str) -> bool:
     """Whether a key names a secret, itself or as a part of a dotted path: ``track.api_key``, ``DB_PASSWORD``."""
     return any(_SECRET.search(re.sub(r"[\W_]", "", part).lower()) for part in re.split(r"[./@]", key))

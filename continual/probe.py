@@ -4,9 +4,10 @@ Accuracies of all probes before training and at every task end, there also of ea
 every ``every`` rows within a task; and, if asked for, how each arrival was predicted before it was learned.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,11 +56,35 @@ class Probe:
 
 
 class Measure:
-    """The evaluator of one run: holds where the run is and what was answered before."""
+    """The evaluator of one run: holds where the run is and what was answered before.
+
+    Attributes:
+        index: the experience that is being learned, or comes next.
+        inside: whether it is being learned: its arrival has been measured.
+        left: rows of it that are not consumed yet.
+    """
+
+    STATE = (
+        *(
+            "index",
+            "inside",
+            "left",
+            "started",
+            "rows_seen",
+            "step",
+            "arrived",
+            "last_probed",
+            "trained",
+            "right",
+            "asked",
+        ),
+        *("questions", "told", "scores", "seconds", "peak"),
+    )
 
     def __init__(self, probe: Probe, stream: Stream, learner: Learner) -> None:
         self.probe, self.stream, self.learner = probe, stream, learner
         self.labels = [rows.take(torch.arange(len(rows))).y for rows in stream.probes]
+        self.index, self.inside, self.left, self.started = 0, False, 0, False
         self.rows_seen = self.step = self.arrived = 0
         self.last_probed = 0
         self.trained: list[int] = []  # tasks in the order of their first row
@@ -74,7 +99,17 @@ class Measure:
     def advance(self, rows: int) -> None:
         """The learner has made one update and consumed ``rows`` rows."""
         self.rows_seen += rows
+        self.left -= rows
         self.step += 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows of a whole task are consumed: all that is left is what the learner does at its end."""
+        return self.inside and not self.left and self.stream.spec.boundaries
+
+    def leave(self) -> None:
+        """The learner has learned the whole experience."""
+        self.index, self.inside = self.index + 1, False
 
     def timed(self, updates: Iterator[int]) -> Iterator[int]:
         """The same updates; the time that the learner takes for them, and nobody else's, is added up."""
@@ -95,6 +130,7 @@ class Measure:
             yield self._record(None, "start", task, "probe_rows", len(y))
         for task, logits in self._answers(range(len(self.labels))):
             yield self._record(None, "start", task, "accuracy", _accuracy(logits, self.labels[task]))
+        self.started = True
 
     def within(self, task: int) -> Iterator[Record]:
         """Within a task: accuracy of the tasks seen so far."""
@@ -129,6 +165,7 @@ class Measure:
         if task not in self.trained:
             self.trained.append(task)
         self.arrived += len(experience.rows)
+        self.inside, self.left = True, len(experience.rows)
         if not self.probe.prequential:
             return
         if experience.ask is not None:
@@ -153,6 +190,15 @@ class Measure:
         yield self._record(task, "final", None, "forward_equivalents_per_row", per_row)
         yield self._record(task, "final", None, "peak_bytes", max(self.peak, cost.bytes))
         yield self._record(task, "final", None, "seconds", self.seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it holds, for a run that goes on later: between two moments, see :func:`continual.loop.moments`."""
+        return {name: getattr(self, name) for name in self.STATE} | {"labels_only": vars(self.labels_only)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hold what another evaluator of the same stream held; ``state`` is not to be used elsewhere."""
+        vars(self).update({name: state[name] for name in self.STATE})
+        vars(self.labels_only).update(state["labels_only"])
 
     def _inside(self) -> Iterator[tuple[str, float]]:
         """Measures of plasticity, over at most ``INSPECTED`` rows dealt evenly from all probes."""

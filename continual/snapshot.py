@@ -68,17 +68,28 @@ def loads(data: bytes) -> Any:
     return _loads(data, "these bytes")
 
 
-def save(path: Path, state: Any) -> None:
-    """Write ``state`` to ``path``: whole or not at all, also after a crash. Errors as :func:`dumps`; ``OSError``."""
-    write_atomic(path, dumps(state))
+def save(path: Path, state: Any) -> str:
+    """Write ``state`` to ``path``: whole or not at all, also after a crash; the SHA-256 in its first line.
+
+    Errors as :func:`dumps`; ``OSError``.
+    """
+    data = dumps(state)
+    write_atomic(path, data)
+    return _sha256(data) or ""
 
 
-def load(path: Path) -> Any:
-    """Read what :func:`save` wrote. Errors: UserError naming the file if it is missing, damaged or newer."""
+def load(path: Path, sha256: str | None = None) -> Any:
+    """Read what :func:`save` wrote.
+
+    Errors:
+        UserError: naming the file if it is missing, damaged, newer, or not the one whose ``sha256`` was given.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"snapshot {path} cannot be read: {error.strerror}") from None
+    if sha256 is not None and _sha256(data) != sha256:
+        raise UserError(f"snapshot {path} is not the one that was written (its SHA-256 is another); take another one")
     return _loads(data, f"snapshot {path}")
 
 
@@ -147,6 +158,12 @@ def _digest(parts: Iterable[bytes | memoryview]) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.hexdigest().encode()
+
+
+def _sha256(data: bytes) -> str | None:
+    """What the first line says; None if it is damaged."""
+    head = _HEAD.match(data)
+    return None if head is None else head[2].decode()
 
 
 def _loads(data: bytes, name: str) -> Any:

@@ -14,12 +14,17 @@ def nbytes(state: Any) -> int:
 
 def tensors(state: Any) -> Iterator[Tensor]:
     """Every tensor in a nested state, those under a key ``generator`` left out."""
+    return (tensor for _, tensor in named_tensors(state))
+
+
+def named_tensors(state: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The same, each with the keys that lead to it: ``network.0.weight``."""
     if isinstance(state, Tensor):
-        yield state
+        yield path, state
     elif isinstance(state, dict):
         for key, value in state.items():
             if key != "generator":
-                yield from tensors(value)
+                yield from named_tensors(value, f"{path}.{key}" if path else str(key))
     elif isinstance(state, list | tuple):
-        for value in state:
-            yield from tensors(value)
+        for index, value in enumerate(state):
+            yield from named_tensors(value, f"{path}[{index}]")

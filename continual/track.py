@@ -11,8 +11,9 @@ run. One run of ours is one run there::
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +53,10 @@ class RunFacts:
 class Tracker(Protocol):
     """A sink for the records of one run."""
 
+    def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
+        """The run was stopped and goes on: what it had measured before. Called at most once, before ``log``."""
+        ...
+
     def log(self, records: Sequence[Record]) -> None:
         """Take all records of one moment; moments come in order of their step."""
         ...
@@ -81,11 +86,20 @@ class NoTracker:
     def __call__(self, run: RunFacts) -> Tracker:
         return watched(self, self.alert, run)
 
+    def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
+        pass
+
     def log(self, records: Sequence[Record]) -> None:
         pass
 
     def finish(self, summary: Mapping[str, float], matrix: Matrix | None, status: str) -> None:
         pass
+
+
+def moments_of(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records in their order, those that were measured at one moment together."""
+    for _, moment in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)):
+        yield list(moment)
 
 
 def run_id(name: str, seed: int, digest: str, directory: Path) -> str:

@@ -46,17 +46,17 @@ def mine(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """Makes the next run be stopped at its n-th record: ``stopped(signal.SIGINT, 9)``."""
+    """Makes the next run be asked to stop at its n-th pause: ``stopped(signal.SIGINT, 9)``."""
 
     def arm(number, at):
-        def loop(*arguments):
-            for count, record in enumerate(original(*arguments)):
+        def moments(*arguments):
+            for count, records in enumerate(original(*arguments)):
                 if count == at:
                     signal.getsignal(number)(number, None)
-                yield record
+                yield records
 
-        original = experiment.loop
-        monkeypatch.setattr(experiment, "loop", loop)
+        original = experiment.moments
+        monkeypatch.setattr(experiment, "moments", moments)
 
     return arm
 
@@ -131,13 +131,13 @@ def test_what_has_finished_is_read_and_restart_runs_it_again(cli, tmp_path, monk
     cli(*words)
     (path,) = ledger.find_runs([tmp_path])
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "loop", pytest.fail)
+        patch.setattr(experiment, "moments", pytest.fail)
         code, out, _ = cli(*words)
     assert code == 0
     assert "has finished before, not run again (--restart runs it again)\n" in out
     assert not list(path.glob("*.1.json*"))
     assert cli(*words, "--restart")[0] == 0
-    assert len(list(path.glob("*.1.json*"))) == 2
+    assert {kept.name for kept in path.glob("*.1*")} == {"manifest.1.json", "records.1.jsonl", "snapshots.1"}
 
 
 def test_a_run_from_another_commit_is_told(cli, tmp_path, monkeypatch):
@@ -160,17 +160,17 @@ def test_a_stopped_run_keeps_what_was_measured(cli, tmp_path, stopped, monkeypat
     cli("run", *SMALL, f"output={tmp_path}")
     tracked = []
     monkeypatch.setattr(track.NoTracker, "finish", lambda self, summary, matrix, status: tracked.append(status))
-    stopped(number, 4)  # nothing has been measured at the end of the first task yet
-    got, out, err = cli("run", "--restart", *SMALL, f"output={tmp_path}")
+    with monkeypatch.context():
+        stopped(number, 4)
+        got, out, err = cli("run", "--restart", *SMALL, f"output={tmp_path}")
     (path,) = ledger.find_runs([tmp_path])
     assert (got, out) == (code, "")
-    assert err == f"{how}; what was measured is kept in {path}; the same command starts over\n"
+    assert err == f"{how}; what was measured is kept in {path}; the same command continues it\n"
     data = ledger.read(path)
     assert [data.status, *tracked] == ["interrupted"] * 2
     assert len(data.records) >= 4
     assert signal.getsignal(signal.SIGTERM) is before
-    with pytest.raises(continual.UserError, match="holds no learner yet: the run is interrupted"):  # one lay there
-        continual.load(path)
+    assert continual.load(path).updates == 3  # after the moments before training and of the first arrival
 
 
 def test_an_unexpected_error_says_where_and_keeps_its_traceback(cli, tmp_path, mine, monkeypatch):
@@ -194,7 +194,7 @@ def test_a_full_disk_is_no_bug(cli, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiment, "loop", full)
+    monkeypatch.setattr(experiment, "moments", full)
     code, _, err = cli("run", *SMALL, f"output={tmp_path}")
     assert code == 1
     assert err.startswith("error: OSError: [Errno 28] No space left on device; its traceback is in")

@@ -14,7 +14,7 @@ from copy import copy, deepcopy
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
@@ -89,6 +89,8 @@ class AvalancheLearner:
         seed: of the run; the initial weights are those of ``SGDLearner``.
         device: where the network lives.
     """
+
+    resumes: ClassVar[bool] = False  # a run of it that was stopped begins again
 
     def __init__(
         self,

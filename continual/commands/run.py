@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from continual.cli import Terminated
+from continual.errors import Terminated
 
 if TYPE_CHECKING:
     from continual.config import Config
@@ -126,7 +126,7 @@ def _kept(job: "Config") -> Iterator[None]:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
         if job.directory.exists():
-            stop.add_note(f"what was measured is kept in {job.directory}; the same command starts over")
+            stop.add_note(f"what was measured is kept in {job.directory}; the same command continues it")
         raise
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -78,6 +78,10 @@ class _OutletTracker:
         self._outlet: Outlet | None = None
         with self._surviving("start"):
             self._outlet = start()
+
+    def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
+        for records in moments:
+            self._curves(records)
 
     def log(self, records: Sequence[Record]) -> None:
         if self._outlet is None or not records:

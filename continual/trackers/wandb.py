@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,12 @@ class WandbTracker:
         self._run: Any = None
         with self._surviving("start"):
             self._run = _open(options, run, self._directory)
+
+    def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
+        """The curves go on from where they were."""
+        for records in moments:
+            self._curves(records)
+            self._last_step = records[0].step
 
     def log(self, records: Sequence[Record]) -> None:
         """Keep one moment for the next burst."""
