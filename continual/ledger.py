@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +71,9 @@ class Ledger:
     ``failed`` with the exception as reason. A record is with the operating system once it is appended, so a killed
     process loses none; appending brings it to the disk at least every 2 seconds, so a power cut loses what came
     since. Not for several threads at once.
+
+    Errors:
+        UserError: the disk is full, or the directory went away; what was written before is whole.
     """
 
     def __init__(
@@ -178,8 +181,9 @@ class Ledger:
 
     def flush(self) -> None:
         """Bring all that was appended to the disk itself."""
-        os.ftruncate(self._file, self._mark.size)  # a write that failed may have left bytes after it
-        os.fsync(self._file)
+        with self._telling():
+            os.ftruncate(self._file, self._mark.size)  # a write that failed may have left bytes after it
+            os.fsync(self._file)
         self._synced = time.monotonic()
 
     def end(self, status: End, reason: str | None = None) -> None:
@@ -201,10 +205,19 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not self._ended:
-                self._end_by(error)
+            with suppress(*([UserError] if error else [])):  # the disk is full: what told it first is what counts
+                if not self._ended:
+                    self._end_by(error)
         finally:
             self.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            fix = "make room, or make it writable; then the same command continues"
+            raise UserError(f"{self.path / RECORDS} cannot be written: {error.strerror or error}; {fix}") from error
 
     def _end_by(self, error: BaseException | None) -> None:
         if error is None:
@@ -218,8 +231,9 @@ class Ledger:
             raise RuntimeError(f"the ledger of {self.path} has ended; nothing can be appended")
         line, after = journal.line(body, self._mark)
         done = 0
-        while done < len(line):
-            done += os.pwrite(self._file, line[done:], self._mark.size + done)
+        with self._telling():
+            while done < len(line):
+                done += os.pwrite(self._file, line[done:], self._mark.size + done)
         self._mark = after  # one assignment: after an interrupt or a full disk the next write starts at a whole line
 
 

@@ -405,7 +405,7 @@ def test_a_full_disk_leaves_whole_lines_and_writing_can_go_on(tmp_path: Path) ->
         writer.append(RECORDS[:1])
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "records.jsonl").stat().st_size + 30, hard))
-            with pytest.raises(OSError, match="File too large"):
+            with pytest.raises(UserError, match=r"records.jsonl cannot be written: File too large; make room"):
                 writer.append([replace(FIRST, metric="long" * 50)])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
