@@ -115,12 +115,13 @@ SMALL: dict[str, Case] = {
     "learner=avalanche/packnet": ("model._target_=continual.models.mlp", "scenario.kind=task", "train.epochs=2"),
     "learner=avalanche/rar": ("model._target_=continual.models.mlp",),
 }
+LWF_BY_TASK: Case = ("strategy.lwf.softmax=per_task", "strategy.lwf.weighting=tasks")
 STACKS: list[Case] = [
     ("strategy=[er_ace,ewc]", "train.head=seen", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.memory.store=indices", "strategy.er.memory.replacement=true", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.exclude_current=true", "train.head=current", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.remember=end", "strategy.er.weighting=tasks", *MOODY, *BLOBS),
-    ("strategy=[lwf,er]", "scenario.kind=task", "train.head=per_task", *MOODY, *BLOBS),
+    ("strategy=[lwf,er]", "scenario.kind=task", "train.head=per_task", *LWF_BY_TASK, *MOODY, *BLOBS),
     ("strategy=[er,ema_teacher]", "strategy.ema_teacher.strength=0.5", "train.head=growing", *MOODY, *BLOBS),
     ("strategy=[er_ace,gce]", "train.head=seen", "operator=noise", *MOODY, *BLOBS),
     ("strategy=[derpp,small_loss,teacher_weight]", "scenario.arrival_rows=9", "train.iterations=2", *MOODY, *BLOBS),

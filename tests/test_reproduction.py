@@ -161,6 +161,11 @@ def test_rows_of_split_mnist_batch_keep_the_switches_of_the_protocol(composed: d
             assert (er["remember"], er["weighting"], er["strength"]) == ("end", "tasks", None)
             assert (er["n_replay"], er["memory"]["capacity"]) == (128, 1000)
             assert er["memory"]["_target_"].endswith("Reservoir" if kind == "domain" else "Ring")
+        if "lwf" in strategy:
+            lwf = strategy["lwf"]
+            assert lwf["strength"] * lwf["temperature"] ** 2 == 1
+            distilled = {"class": ("all", "constant"), "domain": ("old", "tasks"), "task": ("per_task", "tasks")}
+            assert (lwf["softmax"], lwf["weighting"]) == distilled[kind]
 
 
 def test_online_accuracy_change_is_the_last_tasks_minus_the_first(script: ModuleType) -> None:

@@ -402,6 +402,71 @@ def test_a_frozen_teacher_is_loaded_to_where_the_learner_is(
     assert all(tensor.is_meta for tensor in tensors)
 
 
+# ---------------------------------------------------------------- distillation of logits
+
+
+def distilled(w: Tensor, teacher: Tensor, x: Tensor, classes: list[int]) -> Tensor:
+    """(3,) d/dw of 4 mean_b KL(teacher || student) over ``classes`` at T = 2: 2 mean_b x_b (q_bc - t_bc)."""
+    student, taught = (torch.softmax(x[:, None] * z[classes] / 2, dim=1) for z in (w, teacher))
+    gradient = torch.zeros(3, dtype=DOUBLE)
+    gradient[classes] = 2 * ((student - taught) * x[:, None]).mean(0)
+    return gradient
+
+
+@pytest.mark.parametrize("weighting", ["constant", "tasks"])
+@pytest.mark.parametrize(
+    ("softmax", "sets"),  # that are distilled in the second and in the third experience
+    [
+        ("old", ([[0, 1]], [[0, 1, 2]])),
+        ("all", ([[0, 1, 2]], [[0, 1, 2]])),
+        ("per_task", ([[0, 1]], [[0, 1], [1, 2]])),
+    ],
+)
+def test_lwf_over_each_softmax_by_hand(
+    softmax: str, sets: tuple[list[list[int]], ...], weighting: str, three: Model, arrival: Arrival
+) -> None:
+    lwf = LwF(strength=0.75, softmax=softmax, weighting=weighting)
+    sgd = learner({"er": ER(MEMORY, n_replay=0), "lwf": lwf}, three, epochs=3, spec=replace(SPEC, task_aware=True))
+    stream = [([0.5, -1.0, 2.0], [0, 1, 0], 0), ([1.0, -0.5], [2, 1], 1), ([0.7, 1.5, -0.3], [0, 0, 2], 5)]
+    w = weights(sgd)
+    for index, (x, y, task) in enumerate(stream):
+        teacher, rows = w, (numbers(*x), torch.tensor(y))
+        for _ in range(3):
+            gradient = pull(w, *rows)
+            if index:
+                each = [distilled(w, teacher, rows[0], classes) for classes in sets[index - 1]]
+                times = index if weighting == "tasks" else 1
+                gradient = gradient + 0.75 * times * sum(each, torch.zeros(3, dtype=DOUBLE)) / len(each)
+            w = w - LR * gradient
+        list(sgd.learn(arrival(index, x, y, task)))
+        close(weights(sgd), w)
+
+
+def test_a_task_has_the_classes_of_all_its_experiences_but_none_of_replayed_rows(
+    three: Model, arrival: Arrival
+) -> None:
+    lwf = LwF(softmax="per_task")
+    sgd = learner({"er": ER(MEMORY, n_replay=9), "lwf": lwf}, three, spec=replace(SPEC, task_aware=True))
+    for index, (y, task) in enumerate((([0, 0], 3), ([1, 1], 4), ([2, 2], 3), ([0, 1], 5))):
+        list(sgd.learn(arrival(index, [0.5, -1.0], y, task)))
+        if index == 1:
+            stored = copy.deepcopy(sgd.state_dict())
+    assert lwf.old is not None
+    assert lwf.old.tolist() == [[True, False, True], [False, True, False]]
+    sgd.load_state_dict(stored)
+    list(sgd.learn(arrival(2, [0.5], [2], 3)))
+    assert {task: classes.tolist() for task, classes in lwf.tasks.items()} == {
+        3: [True, False, True],
+        4: [False, True, False],
+    }
+    assert stored["strategies"]["lwf"]["tasks"][3].tolist() == [True, False, False], "what is loaded is not written to"
+
+
+def test_a_softmax_per_task_needs_task_labels(three: Model) -> None:
+    with pytest.raises(UserError, match=r"strategy.lwf.softmax=per_task needs task labels, .* use softmax=old or all"):
+        learner({"lwf": LwF(softmax="per_task")}, three)
+
+
 # ---------------------------------------------------------------- pairs and mistakes
 
 
@@ -437,6 +502,9 @@ def test_a_teacher_that_does_not_answer_goes_with_one_that_does(three: Model, fi
     (lambda: CLSER(MEMORY, stable_decay=2), r"strategy.cls_er.stable_decay=2 must be in \[0, 1\]"),
     (lambda: CLSER(MEMORY, plastic_decay=-1), r"strategy.cls_er.plastic_decay=-1 must be in \[0, 1\]"),
     (lambda: FeatureDistillation(-1), r"strategy.feature_distillation.strength=-1 must be at least 0"),
+    (lambda: LwF(temperature=0), r"strategy.lwf.temperature=0 must be above 0"),
+    (lambda: LwF(softmax="task"), r"strategy.lwf.softmax=task must be one of old, all, per_task"),
+    (lambda: LwF(weighting="rows"), r"strategy.lwf.weighting=rows must be one of constant, tasks"),
 ])  # fmt: skip
 def test_values_out_of_range_are_refused(make: Callable[[], Strategy], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -63,10 +63,8 @@ class LwF(Strategy):
     def begin(self, view: View, experience: Experience) -> None:
         if bool(view.classes.any()):
             self.teacher = view.copy()
-            if self.softmax == "per_task":
-                self.old = torch.stack(list(self.tasks.values()))
-            else:
-                self.old = (view.classes | (self.softmax == "all"))[None]
+            shared = view.classes if self.softmax == "old" else torch.ones_like(view.classes)
+            self.old = torch.stack(list(self.tasks.values()) or [shared])
 
     def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
         if self.old is None or not self.strength:
