@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+LAUNCHER = "hydra/launcher"
+"""The group of what starts the runs of a sweep; no part of a run's config."""
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -105,7 +105,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None, allow: Sequen
         UserError: a key or choice that does not exist (the nearest is named), a target outside the fence,
             a group that nothing reads, a value of the wrong type.
     """
-    folder = _make_importable(config_dir, allow)
+    folder = make_importable(config_dir, allow)
     parsed = parse(overrides, folder)
     for override in parsed:
         if override.is_sweep_override():
@@ -125,7 +125,7 @@ def expand(overrides: Sequence[str], config_dir: str | Path | None = None, allow
 
     ``strategy=er,derpp 'seed=range(5)'`` gives 10. All are checked before any is run.
     """
-    folder = _make_importable(config_dir, allow)
+    folder = make_importable(config_dir, allow)
     axes = [list(values(override, folder)) for override in parse(overrides, folder)]
     composed: dict[tuple[str, ...], Config] = {}
     jobs = []
@@ -185,7 +185,7 @@ def from_manifest(
     device: str | None = None,
 ) -> Config:
     """The config a run was made with, fenced again: a run directory may come from somebody else."""
-    _make_importable(config_dir, allow)
+    make_importable(config_dir, allow)
     resolved = dict(manifest["resolved"])
     if device is not None:
         resolved |= {"device": device, "learner": _placed(resolved["learner"], device)}
@@ -193,6 +193,25 @@ def from_manifest(
     config = Config(resolved, resolved, dict(manifest["chosen"]), tuple(allow))
     check_calls({"learner": resolved["learner"]}, config.allow)
     return config
+
+
+def admit(config: Config, config_dir: str | Path | None = None) -> None:
+    """Check a config that comes from another process, and make importable what it names, as :func:`compose` does."""
+    make_importable(config_dir, config.allow)
+    fence.check(config.resolved, config.allow)
+    check_calls({key: config.resolved[key] for key in _built(config)}, config.allow)
+
+
+def make_importable(config_dir: str | Path | None, allow: Sequence[str]) -> Path | None:
+    """Put the parent of ``config_dir``, and for allowed packages the working directory, on ``sys.path``."""
+    folder = None if config_dir is None else Path(config_dir)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--config-dir {folder} is not a folder; looked in {folder.absolute()}")
+    homes = [folder.absolute().parent] if folder is not None else []
+    for home in [*homes, *([Path.cwd()] if allow else [])]:
+        if str(home) not in sys.path:
+            sys.path.insert(0, str(home))
+    return folder
 
 
 def _call(partial: Any, spec: Any) -> Any:
@@ -221,20 +240,9 @@ def _placed(learner: Mapping[str, Any], device: str) -> dict[str, Any]:
     return {**learner, "device": device} if "device" in learner else dict(learner)
 
 
-def _make_importable(config_dir: str | Path | None, allow: Sequence[str]) -> Path | None:
-    """Put the parent of ``config_dir``, and for allowed packages the working directory, on ``sys.path``."""
-    folder = None if config_dir is None else Path(config_dir)
-    if folder is not None and not folder.is_dir():
-        raise UserError(f"--config-dir {folder} is not a folder; looked in {folder.absolute()}")
-    homes = [folder.absolute().parent] if folder is not None else []
-    for home in [*homes, *([Path.cwd()] if allow else [])]:
-        if str(home) not in sys.path:
-            sys.path.insert(0, str(home))
-    return folder
-
-
 def _compose(parsed: Sequence[Override], folder: Path | None) -> tuple[DictConfig, dict[str, str]]:
-    search = [f"hydra.searchpath=['file://{folder.absolute()}']"] if folder else []
+    search = ["~hydra/launcher"]  # no part of a run: see continual/launching.py
+    search += [f"hydra.searchpath=['file://{folder.absolute()}']"] if folder else []
     lines = [str(override.input_line) for override in parsed]
     with initialize_config_dir(str(conf_directory().absolute()), version_base="1.3"):
         try:

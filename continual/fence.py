@@ -18,6 +18,7 @@ ALLOWED = (  # of our own, the modules that hold what a config is made of: elsew
     "continual.augment.",
     "continual.bridges.",
     "continual.checkpoint.Snapshots",
+    "continual.launchers.",
     "continual.learner.",
     "continual.learners.",
     "continual.memory.",

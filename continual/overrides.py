@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from continual import fence
-from continual.choices import choices, groups
+from continual.choices import LAUNCHER, choices, groups
 from continual.errors import UserError, nearest
 
 COMPOSED = ("strategy", "operator", "experiment")
@@ -28,7 +28,7 @@ def parse(texts: Sequence[str], folder: Path | None) -> list[Override]:
         UserError: an override that cannot be read, names no choice, or asks for what is not to be had.
     """
     known = groups(folder)
-    return [_checked(_read(text), known, folder) for text in texts]
+    return [_checked(read(text), known, folder) for text in texts]
 
 
 def values(override: Override, folder: Path | None) -> Iterator[str]:
@@ -38,7 +38,12 @@ def values(override: Override, folder: Path | None) -> Iterator[str]:
     return iter([f"{override.get_key_element()}={value}" for value in _swept(override, folder)])
 
 
-def _read(text: str) -> Override:
+def read(text: str) -> Override:
+    """One override as Hydra's grammar has it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         return OverridesParser.create().parse_overrides([text])[0]
     except HydraException:
@@ -50,7 +55,7 @@ def _read(text: str) -> Override:
 def _checked(override: Override, known: Sequence[str], folder: Path | None) -> Override:
     group, line = str(override.key_or_group), override.input_line
     if group.split(".")[0].split("/")[0] == "hydra":
-        raise UserError(f"{line}: hydra's own settings are not used here; -m runs sweeps in one process")
+        raise UserError(f"{line}: hydra's own settings are not used here, only {LAUNCHER}=... of 'continual run -m'")
     if override.is_delete():
         if "." not in group:
             raise UserError(f"{line}: '{group}' cannot be taken away; give it another value")
@@ -64,7 +69,7 @@ def _checked(override: Override, known: Sequence[str], folder: Path | None) -> O
         value = str(line).partition("=")[2]
         raise UserError(f"{line}: say whose memory, e.g. memory@strategy.er.memory={value}")
     if override.value() == []:
-        return _read(f"{override.get_key_element()}=none")
+        return read(f"{override.get_key_element()}=none")
     _check_names(group, override, folder)
     return override
 

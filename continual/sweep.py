@@ -1,20 +1,27 @@
-"""Several runs in one process: all are checked before one is run, and one that fails does not end the others."""
+"""Several runs: all are checked before one is run, and one that fails does not end the others."""
 
 import json
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from continual import config as configs
-from continual import ledger
+from continual import files, ledger
 from continual.config import INDECISIVE, Config
 from continual.environment import explained
 from continual.errors import UserError
 from continual.experiment import Progress, Run, run_config
 from continual.manifest import redact_text
 from continual.types import Spec
+
+if TYPE_CHECKING:
+    from continual.launching import Launcher
+    from continual.progress import Watcher
+    from continual.worker import Job
 
 TRACEBACK = "traceback.txt"
 
@@ -76,6 +83,42 @@ def attempt(job: Config, *, restart: bool = False, progress: Progress | None = N
         return Outcome(job, None, told)
     note.unlink(missing_ok=True)
     return Outcome(job, run)
+
+
+def launched(launcher: "Launcher", jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None, None]:
+    """How each job goes, as they end: first those that have finished before, which no launcher gets to see.
+
+    A job whose directory another process writes comes last: if that one has finished it by then, it is read.
+    """
+    left, busy = [], []
+    for job in jobs:
+        known = None if job.restart else _finished(job.config)
+        if known is None:
+            left.append(job)
+        else:
+            yield known
+    unseen = [id(job.config) for job in left]
+    with closing(launcher(left, watch)) as outcomes:
+        for outcome in outcomes:
+            unseen.remove(id(outcome.config))
+            if outcome.run is None and files.is_held(outcome.config.directory / ledger.LOCK):
+                busy.append(outcome)
+            else:
+                yield outcome
+    for outcome in busy:
+        yield _finished(outcome.config) or outcome
+    for job in left:
+        if id(job.config) in unseen:
+            yield Outcome(job.config, None, UserError("its launcher did not say how it went; start it again"))
+
+
+def _finished(job: Config) -> Outcome | None:
+    """The run of ``job`` as it is on the disk, if it has finished."""
+    if (job.directory / ledger.MANIFEST).exists():
+        with suppress(UserError):  # what is damaged is told by the run that would continue it
+            run = Run.read(job.directory)
+            return Outcome(job, run) if run.status == "finished" else None
+    return None
 
 
 def _key(job: Config, groups: Sequence[str]) -> str:

@@ -30,6 +30,9 @@ DOORS = {
     "timm": (),
     "peft": ("continual/models/lora.py",),
     "optuna": ("continual/tuning/",),
+    "joblib": ("continual/launchers/joblib.py",),
+    "submitit": ("continual/launchers/submitit.py",),
+    "ray": ("continual/launchers/ray.py",),
 }
 """Third-party framework: the files, or folders, that may import it. Models of torchvision and timm come by config."""
 
@@ -37,6 +40,9 @@ BUILDS_FROM_CONFIG = (
     *DOORS["hydra"],
     "continual/experiment.py",
     "continual/sweep.py",
+    "continual/worker.py",
+    "continual/launching.py",
+    "continual/launchers/",
     "continual/tuning/",
     "continual/progress.py",
     "continual/report/show.py",
@@ -60,6 +66,9 @@ LAZY = (
     "mlflow",
     "peft",
     "optuna",
+    "joblib",
+    "submitit",
+    "ray",
 )
 """Imported inside the function that needs them: each costs a tenth of a second or more."""
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   continual run strategy=er seed=1
   continual run 'strategy=[er,ewc]' strategy.ewc.strength=5 scenario/source=mnist
   continual run -m strategy=none,er,derpp 'seed=range(5)'
+  continual run -m strategy=none,er,derpp 'seed=range(5)' hydra/launcher=joblib hydra.launcher.n_jobs=4
   continual run --config-dir my/conf --allow my strategy=mine"""
 
 
@@ -41,7 +42,7 @@ def act(options: Namespace) -> int:
 
     with _terminable():
         if options.multirun:
-            return _many(configs.expand(options.overrides, options.config_dir, options.allow), options)
+            return _many(options)
         return _one(configs.compose(*options.overrides, config_dir=options.config_dir, allow=options.allow), options)
 
 
@@ -65,25 +66,32 @@ def _one(job: "Config", options: Namespace) -> int:
     return 0
 
 
-def _many(jobs: Sequence["Config"], options: Namespace) -> int:
+def _many(options: Namespace) -> int:
+    from continual.config import expand
+    from continual.launching import launcher, split
     from continual.progress import watcher
-    from continual.sweep import attempt, check
+    from continual.sweep import check, launched
     from continual.trackers import wandb
+    from continual.worker import jobs_of
 
-    check(jobs)
-    outcomes: list[Outcome] = []
+    own, overrides = split(options.overrides)
+    launch = launcher(own, options.config_dir, options.allow)
+    configs = expand(overrides, options.config_dir, options.allow)
+    check(configs)
+    outcomes: dict[int, Outcome] = {}
+    jobs = jobs_of(configs, options.config_dir, options.restart)
     try:
-        with watcher(len(jobs), options.quiet) as watch:
-            for job in jobs:
-                outcomes.append(attempt(job, restart=options.restart, progress=watch.begin(job)))
-                watch.end(outcomes[-1])
+        with watcher(len(jobs), options.quiet) as watch, closing(launched(launch, jobs, watch)) as ended:
+            for outcome in ended:
+                outcomes[id(outcome.config)] = outcome
+                watch.end(outcome)
     except (KeyboardInterrupt, Terminated) as stop:
         stop.add_note(f"{len(outcomes)} of {len(jobs)} runs are over; the same command runs the others")
         raise
     finally:
         wandb.close()
-    _report(outcomes, options.quiet)
-    return 1 if any(outcome.run is None for outcome in outcomes) else 0
+    _report([outcomes[id(config)] for config in configs], options.quiet)
+    return 1 if any(outcome.run is None for outcome in outcomes.values()) else 0
 
 
 def _report(outcomes: Sequence["Outcome"], quiet: bool) -> None:

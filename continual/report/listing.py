@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from continual import choices
+from continual.choices import LAUNCHER
 from continual.errors import UserError, nearest
 
 HOW = {
+    LAUNCHER: "how the runs of a sweep are started: run -m ... hydra/launcher=NAME hydra.launcher.KEY=VALUE",
     "experiment": "a whole setting at once: experiment=NAME",
     "memory": "of one strategy: strategy=er memory@strategy.er.memory=NAME",
     "operator": "around the stream, several in their order: operator=[noise,delay]",
@@ -21,7 +23,7 @@ def render(group: str | None = None, config_dir: Path | None = None) -> str:
     Raises:
         UserError: there is no such group; the nearest is named.
     """
-    groups = choices.groups(config_dir)
+    groups = [*choices.groups(config_dir), LAUNCHER]
     if group is not None and group not in groups:
         raise UserError(f"there is nothing called '{group}' to list{nearest(group, groups)}")
     return "\n\n".join(_one(name, config_dir) for name in ([group] if group else groups))
