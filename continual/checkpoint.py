@@ -26,12 +26,15 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshots:
-    """When a run is stored besides at each task's end, and what is kept of that.
+    """When a run is stored, and what is kept of that.
+
+    It is stored at the end of the last task, of each earlier one, and by the two intervals within tasks.
 
     Attributes:
-        steps: updates between two snapshots, >= 1; None for no such bound.
+        steps: updates between two snapshots, >= 1; None for no such interval.
         seconds: seconds between two snapshots, > 0; None for none by the clock.
-        share: bound of the time that snapshots by the clock take, as a part of the run's time, in (0, 1].
+        share: bound of the time that snapshots take, as a part of the run's time, in (0, 1]: those at ends of short
+            tasks and by the clock are left out beyond it; None for no bound.
         keep: newest ones that are kept, >= 1.
         best: whether the one at the task's end with the highest mean accuracy over all probes is kept, too.
         grace: seconds in which a run that is asked to stop waits for the end of its update, >= 0.
@@ -39,7 +42,7 @@ class Snapshots:
 
     steps: int | None = None
     seconds: float | None = 30.0
-    share: float = 0.05
+    share: float | None = 0.05
     keep: int = 2
     best: bool = True
     grace: float = 5.0
@@ -48,7 +51,7 @@ class Snapshots:
         for name, right, bound in (
             ("steps", self.steps is None or self.steps >= 1, "at least 1, or null"),
             ("seconds", self.seconds is None or self.seconds > 0, "above 0, or null"),
-            ("share", 0 < self.share <= 1, "in (0, 1]"),
+            ("share", self.share is None or 0 < self.share <= 1, "in (0, 1], or null"),
             ("keep", self.keep >= 1, "at least 1"),
             ("grace", 0 <= self.grace < float("inf"), "at least 0"),
         ):
@@ -63,6 +66,7 @@ class Checkpoints:
         self.policy, self.book, self.learner, self.measure = policy, book, learner, measure
         self.directory = book.path / SNAPSHOTS
         self.saved: list[Saved] = []
+        self.total = len(measure.stream.origins)
         self.step, self.time, self.cost = 0, monotonic(), 0.0  # update and time of the last one, seconds it took
 
     def go_on(self) -> list[Record]:
@@ -88,9 +92,12 @@ class Checkpoints:
 
     def after(self, records: Sequence[Record]) -> None:
         """A pause, and what was measured since the one before: store the run if it is time."""
-        at = records[0].at if records else "step"
+        at = records[-1].at if records else "step"
         if at == "end":
-            self.save(_score(records))
+            if self.measure.index == self.total or self._affordable():
+                self.save(_score(records))
+            else:
+                self.book.flush()
         elif at in ("step", "arrival") and self._due():
             self.save()
 
@@ -123,7 +130,11 @@ class Checkpoints:
             return False
         # What a learner does at an experience's end can take long, and is lost if it is stopped there.
         wait = min(policy.grace, policy.seconds) if self.measure.whole else policy.seconds
-        return monotonic() - self.time >= max(wait, self.cost / policy.share)
+        return monotonic() - self.time >= wait and self._affordable()
+
+    def _affordable(self) -> bool:
+        share = self.policy.share
+        return share is None or monotonic() - self.time >= self.cost * (1 / share - 1)
 
     def _prune(self) -> None:
         """Delete what is neither among the newest nor the best, and what a kill left half written."""

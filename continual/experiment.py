@@ -154,9 +154,10 @@ def _follow(
     for records in pauses:
         if records:
             book.append(records)
-            if records[0].at in ("start", "end", "final"):
+            if records[-1].at in ("start", "final"):
                 book.flush()
-            tracker.log(records)
+            for moment in moments_of(records):
+                tracker.log(moment)
         checkpoints.after(records)
         if stop.number is not None:
             checkpoints.save()

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 
 from continual.refusals import require
 from continual.strategy import Strategy, View, Weights
@@ -92,6 +93,18 @@ def quadratic(params: Weights, anchor: Weights, importance: Weights, most: float
         part = torch.dot(pull.view(-1), away.view(-1))  # backward need not form it again
         total = total + 2 * part - part.detach()
     return total
+
+
+def gradients_of(view: View, measure: Callable[..., Tensor], *columns: Tensor) -> Tensors:
+    """d measure(params, *row) / dw for each row of ``columns`` (B, ...): (B, *shape) by name.
+
+    In eval mode; ``measure`` makes one forward pass of one row, and each row costs a forward and a backward.
+    """
+    params = {name: p.detach() for name, p in view.params.items()}
+    with view.still():
+        gradients: Tensors = vmap(grad(measure), in_dims=(None, *(0 for _ in columns)))(params, *columns)
+    view.charge(3 * len(columns[0]) - 1)  # the one traced forward has charged its row
+    return {name: g.contiguous() for name, g in gradients.items()}  # of a parameter without part: one row, expanded
 
 
 def mean_over_rows(view: View, experience: Experience, chunk: int, measure: Callable[[Batch], Tensors]) -> Tensors:

@@ -272,6 +272,7 @@ class SGDLearner:
         view.loss = lambda params, batch: task_loss(view, self.seams, params, batch, self.head.mask)[0]
         alone = Seams({})
         view.plain_loss = lambda params, batch: task_loss(view, alone, params, batch, self.head.mask)[0]
+        view.competing = self.head.mask
         view.lr = lambda: float(self.optimizer.param_groups[0]["lr"])
         return view
 

@@ -29,6 +29,7 @@ class View:
         answer: (weights, x) -> Output in eval mode without gradient; weights hold parameters and buffers.
         loss: (params, batch) -> scalar task loss, penalties not included.
         plain_loss: the same as if there were no strategies: cross-entropy under the head's mask.
+        competing: (batch) -> (B, C) bool, classes that the head lets compete in each row; None for all.
         charge: (forward_equivalents) adds to the learner's cost what it cannot see being spent.
         lr: () -> learning rate of the first parameter group now.
         still: () -> context within which the network is in eval mode.
@@ -54,6 +55,7 @@ class View:
     answer: Callable[[Weights, Tensor], Output]
     loss: Callable[[Weights, Batch], Tensor]
     plain_loss: Callable[[Weights, Batch], Tensor]
+    competing: Callable[[Batch], Tensor | None]
     charge: Callable[[float], None]
     lr: Callable[[], float]
     still: Callable[[], AbstractContextManager[None]]

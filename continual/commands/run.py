@@ -78,20 +78,21 @@ def _many(options: Namespace) -> int:
     launch = launcher(own, options.config_dir, options.allow)
     configs = expand(overrides, options.config_dir, options.allow)
     check(configs)
-    outcomes: dict[int, Outcome] = {}
+    outcomes: list[Outcome] = []
     jobs = jobs_of(configs, options.config_dir, options.restart)
     try:
         with watcher(len(jobs), options.quiet) as watch, closing(launched(launch, jobs, watch)) as ended:
             for outcome in ended:
-                outcomes[id(outcome.config)] = outcome
+                outcomes.append(outcome)
                 watch.end(outcome)
     except (KeyboardInterrupt, Terminated) as stop:
         stop.add_note(f"{len(outcomes)} of {len(jobs)} runs are over; the same command runs the others")
         raise
     finally:
         wandb.close()
-    _report([outcomes[id(config)] for config in configs], options.quiet)
-    return 1 if any(outcome.run is None for outcome in outcomes.values()) else 0
+    places = {id(config): place for place, config in enumerate(configs)}
+    _report(sorted(outcomes, key=lambda outcome: places[id(outcome.config)]), options.quiet)
+    return 1 if any(outcome.run is None for outcome in outcomes) else 0
 
 
 def _report(outcomes: Sequence["Outcome"], quiet: bool) -> None:

@@ -5,6 +5,7 @@ is plain which run died, and the runs beside it go on. Joblib's own ``Parallel``
 """
 
 import multiprocessing
+import warnings
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Joblib:
 
         waiting, idle, running = deque(jobs), list[_Worker](), dict["Future[Reply]", tuple[Job, _Worker]]()
         others = multiprocessing.active_children()
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)  # it renews one that grew
         try:
             while waiting or running:
                 while waiting and len(running) < (self.n_jobs or cpu_count()):
@@ -51,12 +53,14 @@ class Joblib:
                         idle.append(worker)
                     yield job.judged(reply)
         finally:
-            if running:  # the sweep is stopped
-                for process in set(multiprocessing.active_children()) - set(others):
-                    process.terminate()
-                wait(running, timeout=STOP_SECONDS)
-            for worker in [*idle, *(worker for _, worker in running.values())]:
-                worker.kill()
+            try:
+                if running:  # the sweep is stopped
+                    for process in set(multiprocessing.active_children()) - set(others):
+                        process.terminate()
+                    wait(running, timeout=STOP_SECONDS)
+            finally:
+                for worker in [*idle, *(worker for _, worker in running.values())]:
+                    worker.kill()
 
 
 class _Worker:

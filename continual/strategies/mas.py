@@ -15,9 +15,8 @@ one whole way to the anchor in a step (``continual.importance``).
 from typing import ClassVar
 
 from torch import Tensor
-from torch.func import grad, vmap
 
-from continual.importance import Anchored, Tensors, copies, mean_over_rows
+from continual.importance import Anchored, Tensors, copies, gradients_of, mean_over_rows
 from continual.refusals import require
 from continual.strategy import View
 from continual.types import Batch, Experience
@@ -50,8 +49,5 @@ def sensitivities(view: View, batch: Batch) -> Tensors:
     def size(params: Tensors, x: Tensor) -> Tensor:
         return (view.forward(params, x[None]).logits * view.classes).square().sum()
 
-    params = {name: p.detach() for name, p in view.params.items()}
-    with view.still():
-        gradients: Tensors = vmap(grad(size), in_dims=(None, 0))(params, batch.x.to(view.classes.device))
-    view.charge(3 * len(batch) - 1)  # the one traced forward has charged its row
+    gradients = gradients_of(view, size, batch.x.to(view.classes.device))
     return {name: gradient.abs_() for name, gradient in gradients.items()}
