@@ -6,7 +6,7 @@ believes the run directory only.
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,17 +100,27 @@ def work(job: Job) -> Reply:
     return False, reason(outcome), list(getattr(outcome.error, "__notes__", []))
 
 
-def died(what: str) -> Reply:
+def lost(what: str) -> Reply:
     """The reply for a job whose process ended without one."""
-    return False, f"its process died ({what}); the same command continues it", []
+    return False, f"its process ended before the run did ({what}); the same command continues it", []
 
 
 @contextmanager
 def spawning() -> Iterator[None]:
     """Processes started within leave Ctrl-C to this one, and have one thread in each pool of BLAS and OpenMP."""
-    before = {name: os.environ.get(name) for name in POOLS}
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
-    os.environ.update(dict.fromkeys(POOLS, "1"))
+    try:
+        with variables(dict.fromkeys(POOLS, "1")):
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for as long as it lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
@@ -118,7 +128,6 @@ def spawning() -> Iterator[None]:
             del os.environ[name]
             if value is not None:
                 os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from continual.errors import UserError
 from continual.sweep import Outcome
-from continual.worker import STOP_SECONDS, Job, Reply, died, spawning, work
+from continual.worker import STOP_SECONDS, Job, Reply, lost, spawning, work
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -85,7 +85,7 @@ class _Worker:
             return future.result()
         self.lives = False
         self.kill()
-        return died(" ".join(str(error).split()) or type(error).__name__)
+        return lost(" ".join(str(error).split()) or type(error).__name__)
 
     def kill(self) -> None:
         """End the process."""
