@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from continual.errors import UserError
 from continual.manifest import FORMAT
-from continual.types import Record
+from continual.record import Record
 
 End = Literal["finished", "interrupted", "failed"]
 _FIELDS = ("rows_seen", "step", "task", "at", "probe", "metric", "value")

@@ -6,6 +6,7 @@ A run directory holds::
     records.jsonl     what was measured, see :mod:`continual.journal`
     snapshots/        what the run can go on from, see :mod:`continual.checkpoint`
     lock              held, and signed, by the process that writes
+    traceback.txt     of the error by which the run failed last, see :mod:`continual.sweep`
     *.<n>*            manifests, records and snapshots of runs that were started over here
 """
 
@@ -25,10 +26,11 @@ from continual import files, journal
 from continual.errors import UserError, nearest
 from continual.journal import End, Journal, Mark, Saved
 from continual.manifest import FORMAT, redact_text
-from continual.types import Record
+from continual.record import Record
 
 SYNC_SECONDS = 2.0
 MANIFEST, RECORDS, SNAPSHOTS, LOCK = "manifest.json", "records.jsonl", "snapshots", "lock"
+TRACEBACK = "traceback.txt"
 
 Status = Literal[End, "running", "killed"]
 

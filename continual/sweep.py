@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from continual.progress import Watcher
     from continual.worker import Job
 
-TRACEBACK = "traceback.txt"
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -71,7 +69,7 @@ def check_place(directory: Path, setting: str = "output=...") -> None:
 
 def attempt(job: Config, *, restart: bool = False, progress: Progress | None = None) -> Outcome:
     """Run one config; any exception becomes a part of the outcome, apart from Ctrl-C and the like."""
-    note = job.directory / TRACEBACK
+    note = job.directory / ledger.TRACEBACK
     try:
         run = run_config(job, restart=restart, progress=progress)
     except Exception as error:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from continual.record import Record as Record
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -192,28 +194,3 @@ class Inspectable(Protocol):
     def inspect(self, x: Tensor) -> Inspection:
         """Features of ``x`` (B, *in_shape) in eval mode, and the weights; changes nothing."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One measured fact. Ledger, tracker and report consume only these.
-
-    Attributes:
-        rows_seen: rows of the stream that had arrived and been learned when it was measured.
-        step: updates made.
-        task: origin task being trained, from 0; None before any training.
-        at: ``start`` (before training), ``step`` (within a task), ``end`` (a task just ended),
-            ``arrival`` (predicted before it was learned), ``final`` (once, after the stream).
-        probe: task whose probe was measured, from 0; the class where the metric is ``class_accuracy``; None for facts
-            about no probe.
-        metric: name, e.g. ``accuracy``.
-        value: the measured value.
-    """
-
-    rows_seen: int
-    step: int
-    task: int | None
-    at: str
-    probe: int | None
-    metric: str
-    value: float

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
-from continual.statistics import Estimate
+if TYPE_CHECKING:
+    from continual.statistics import Estimate
 
 ABSENT = "–"
 NOT_FRACTIONS = frozenset(
@@ -52,7 +54,7 @@ def figures(value: float, like: float | None = None) -> str:
     return f"{value:.{0 if float(like).is_integer() and float(value).is_integer() else decimals}f}"
 
 
-def estimate(metric: str, value: Estimate | None, signed: bool = False) -> str:
+def estimate(metric: str, value: "Estimate | None", signed: bool = False) -> str:
     """``83.2±1.2``; where the interval is not symmetric its ends stand below; without an interval the mean alone."""
     if value is None:
         return ABSENT
