@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "run an experiment, or with -m a sweep of them",
     "compare": "table over seeds, with intervals and paired differences",
     "dashboard": "a page of charts: a file to send, or live while runs are going on",
+    "status": "how far runs are, which failed and why; thousands at once",
     "show": "metrics and accuracy matrix of one run",
     "tune": "choose hyper-parameters on the first tasks only, with as many trials for each method",
     "sync": "upload runs that were tracked offline in wandb, and check that all arrived",

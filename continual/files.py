@@ -87,6 +87,15 @@ def holder(path: Path) -> str:
     return "another process"
 
 
+def signed(path: Path) -> float | None:
+    """When the lock ``path`` was acquired last, in seconds since 1970 as its file system's clock tells it."""
+    times = []
+    for file in (_soft(path), path):
+        with suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times, default=None)
+
+
 def _sign(descriptor: int) -> None:
     """Write into a lock just acquired who holds it, as a soft lock does: two lines, process id and host."""
     os.ftruncate(descriptor, 0)

@@ -114,8 +114,7 @@ def parse(data: bytes, manifest: bytes, name: str) -> Journal:
     journal, place, last = Journal([], [], {}, [], []), Mark(), Mark()
     for number, text in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            crc = zlib.crc32(b"{" + text[_PREFIX_SIZE:], place.crc)
-            place = _read(text, Mark(place.size + len(text) + 1, crc, place.records), manifest, journal)
+            place = _read(text, place, manifest, journal)
         except UserError as error:
             raise UserError(f"{name}, line {number}: {error}") from None
         except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -124,9 +123,43 @@ def parse(data: bytes, manifest: bytes, name: str) -> Journal:
     return journal._replace(last=last)
 
 
-def _read(text: bytes, place: Mark, manifest: bytes, journal: Journal) -> Mark:
-    """Check one line, which ends at ``place``, and add what it says to ``journal``; the place, its record counted."""
-    if not text.startswith(_prefix(place.crc)):
+def ends(head: bytes, tail: bytes, manifest: bytes, name: str) -> Journal | None:
+    """How a long file stands: its last lines, from the last record in ``tail`` on, all places counted from there.
+
+    The header and these lines are checked as :func:`parse` does, the first of them by the checksum that the line before
+    it states; what lies between is not looked at. Without a record if there is none in ``tail``; None if ``tail`` holds
+    fewer than two whole lines.
+
+    Args:
+        head: the first bytes of the file, at least its header.
+        tail: its last bytes.
+        manifest: the bytes of the manifest beside it.
+        name: of the file, for messages.
+
+    Errors:
+        UserError: what is looked at is damaged, or the format is another.
+    """
+    journal = parse(head[: head.find(b"\n") + 1], manifest, name)
+    if not journal.marks:
+        raise UserError(f"{name}, line 1 is damaged: it is too long; restore the file or start over")
+    lines = tail.split(b"\n")[1:-1]
+    if len(lines) < 2:
+        return None
+    first = next((at for at in range(len(lines) - 1, 0, -1) if b'"metric":' in lines[at]), 1)
+    try:
+        place = Mark(crc=int(lines[first - 1][len(b'{"crc":"') :][:8], 16))
+        for text in lines[first:]:
+            place = _read(text, place, manifest, journal)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{name}: a line at its end is damaged: {error}; restore the file or start over") from None
+    return journal
+
+
+def _read(text: bytes, before: Mark, manifest: bytes, journal: Journal) -> Mark:
+    """Check one line, which begins at ``before``, and add what it says to ``journal``; the place after it."""
+    crc = zlib.crc32(b"{" + text[_PREFIX_SIZE:], before.crc)
+    place = Mark(before.size + len(text) + 1, crc, before.records)
+    if not text.startswith(_prefix(crc)):
         raise ValueError("its checksum does not match")
     body = json.loads("{" + text[_PREFIX_SIZE:].decode())
     if journal.end:

@@ -287,7 +287,12 @@ def _neighbours(path: Path) -> str:
     return hint if hint.endswith("?") or len(names) <= 10 else ""
 
 
-def _load(directory: Path) -> tuple[dict[str, Any], Journal]:
+def load_manifest(directory: Path) -> tuple[dict[str, Any], bytes]:
+    """What the manifest of a run says, and its bytes.
+
+    Errors:
+        UserError: ``directory`` is not a run, or its manifest is damaged or newer.
+    """
     text = _bytes(directory / MANIFEST)
     try:
         manifest = dict(json.loads(text.decode()))
@@ -298,6 +303,11 @@ def _load(directory: Path) -> tuple[dict[str, Any], Journal]:
         raise UserError(
             f"{directory / MANIFEST} is in format {version}, this version reads {FORMAT}; upgrade continual"
         )
+    return manifest, text
+
+
+def _load(directory: Path) -> tuple[dict[str, Any], Journal]:
+    manifest, text = load_manifest(directory)
     return manifest, journal.parse(_bytes(directory / RECORDS), text, str(directory / RECORDS))
 
 
