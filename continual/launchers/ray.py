@@ -11,6 +11,7 @@ command continues them.
 import logging
 import secrets
 import signal
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from continual.worker import STOP_SECONDS, Job, Reply, lost, spawning, variables
 
 if TYPE_CHECKING:
     from continual.progress import Watcher
+
+CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,7 @@ class Ray:
     def __call__(self, jobs: Sequence[Job], watch: "Watcher") -> Generator[Outcome, None, None]:
         if not jobs:
             return
-        import ray
-
-        with self._cluster():
+        with self._cluster() as ray:
             options = {"num_cpus": self.cpus_per_run, "num_gpus": self.gpus_per_run, "max_retries": 0}
             task = ray.remote(work).options(name="continual", **options)
             running = {task.remote(job): job for job in jobs}
@@ -79,18 +80,20 @@ class Ray:
                     ray.wait(list(running), num_returns=len(running), timeout=STOP_SECONDS)
 
     @contextmanager
-    def _cluster(self) -> Iterator[None]:
-        """Join or start the cluster; in the end leave it, or end it."""
-        import ray
-
+    def _cluster(self) -> Iterator[Any]:
+        """Join or start the cluster; in the end leave it, or end it. What is given is the module ray."""
         options: dict[str, Any] = {"address": self.address}
         settings = {"RAY_USAGE_STATS_ENABLED": "0"}
         if self.address is None:  # "local" starts one whatever the environment says
             options = {"address": "local", "num_cpus": self.num_cpus, "include_dashboard": False}
             options["object_store_memory"] = self.object_store_mb * 10**6
             settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        else:
+            _check_answers(self.address)
         before = signal.getsignal(signal.SIGTERM)
         with variables(settings):
+            import ray  # not before: what it reads of them when it is imported, it keeps
+
             try:
                 with spawning():
                     ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
@@ -100,9 +103,20 @@ class Ray:
             finally:
                 signal.signal(signal.SIGTERM, before)  # Ray puts its own there
             try:
-                yield
+                yield ray
             finally:
                 ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise a UserError if nobody listens at ``host:port``, which Ray would try for a quarter of an hour."""
+    host, colon, port = address.rpartition("//")[2].rpartition(":")
+    if not colon or not port.isdigit():  # auto
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"hydra.launcher.address={address}: no Ray cluster answers there ({error})") from None
 
 
 def _reply(reference: Any) -> Reply:
