@@ -75,7 +75,10 @@ class Checkpoints:
         Errors:
             UserError: the snapshot is whole but does not fit the learner.
         """
-        found = newest(self.directory, self.book.content.saved) if can_go_on(self.learner) else None
+        known = can_go_on(self.learner)
+        found = newest(self.directory, self.book.content.saved) if known else None
+        if not known and self.book.content.saved:
+            LOGGER.warning("not all of this learner is in its snapshots, so the run in %s starts over", self.book.path)
         if found is None:
             return self.book.cut(None)
         saved, state = found

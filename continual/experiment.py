@@ -1,5 +1,6 @@
 """One run from config to ledger: build, loop, record. And the way back: load a run's learner."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from continual.stopping import Stop, gently
 from continual.track import RunFacts, Tracker, moments_of, run_id
 from continual.types import Experience, Inspectable, Learner, Record, Spec, Stream
 
+LOGGER = logging.getLogger(__name__)
 WHICH = ("last", "best")
 Progress = Callable[[float, int], None]
 """Called after each update with (experiences learned, a part of one included; experiences in all)."""
@@ -38,6 +40,7 @@ class Run:
         metrics: every metric of METRICS that could be measured; what was not measured is absent.
         status: ``finished``, ``interrupted``, ``failed``, ``running`` or ``killed``.
         ran: False if it had finished before and was only read.
+        since: the update that it went on from, if it had been stopped or killed before.
     """
 
     path: Path
@@ -45,12 +48,13 @@ class Run:
     metrics: dict[str, float]
     status: str
     ran: bool = True
+    since: int | None = None
 
     @classmethod
-    def read(cls, path: str | Path, ran: bool = False) -> "Run":
+    def read(cls, path: str | Path, ran: bool = False, since: int | None = None) -> "Run":
         """The run in directory ``path``."""
         data = ledger.read(Path(path))
-        return cls(data.path, data.records, summary(data.records), data.status, ran)
+        return cls(data.path, data.records, summary(data.records), data.status, ran, since)
 
 
 def run(
@@ -86,14 +90,15 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     with ExitStack() as afterwards, gently(policy.grace) as stop, _open(directory, facts, begun) as book:
         checkpoints = Checkpoints(policy, book, learner, measure)
         known = checkpoints.go_on() if begun else []
+        since = measure.step if begun else None
         tracker = track(_run_facts(config, stream))
         afterwards.callback(_finish, tracker, directory)  # the ledger has ended then: what reads it sees a whole run
         if begun:
-            book.resumed(differences(book.manifest, facts))
+            book.resumed(_differences(book, facts))
             tracker.go_on(moments_of(known))
         watched = _Watched(learner, len(stream.origins), progress) if progress else learner
         _follow(moments(stream, watched, measure), book, tracker, checkpoints, stop)
-    return Run.read(directory, ran=True)
+    return Run.read(directory, ran=True, since=since)
 
 
 def load(
@@ -145,6 +150,15 @@ def _open(directory: Path, facts: Mapping[str, Any], begun: bool) -> Ledger:
         book.close()
         raise UserError(f"the data are not those that the run in {directory} began with; start over with --restart")
     return book
+
+
+def _differences(book: Ledger, facts: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What may keep the run from ending bit for bit as if it had not been stopped; it is said, and goes on."""
+    found = differences(book.manifest, facts)
+    if found:
+        changed = ", ".join(f"{name} ({before} before, {now} now)" for name, (before, now) in found.items())
+        LOGGER.warning("%s goes on with another %s; it may differ from a run that was not stopped", book.path, changed)
+    return found
 
 
 def _follow(
@@ -207,6 +221,7 @@ def _manifest(config: Config, stream: Any, threads: int) -> dict[str, Any]:
         "chosen": config.chosen,
         "spec": about | {"dtype": str(spec.dtype).removeprefix("torch."), "in_shape": list(spec.in_shape)},
         "schedule": [origin for origin, _ in groupby(stream.origins)],
+        "rows": sum(len(experience.rows) for experience in stream),
     }
     return described | own
 

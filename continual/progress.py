@@ -131,7 +131,8 @@ def told(outcome: Outcome) -> str:
     if not outcome.run.ran:
         return "has finished before, not run again"
     seconds = outcome.run.metrics.get("seconds")
-    return "finished" if seconds is None else f"finished in {seconds:.1f} s"
+    since = "" if outcome.run.since is None else f", continued from update {outcome.run.since}"
+    return ("finished" if seconds is None else f"finished in {seconds:.1f} s") + since
 
 
 def reason(outcome: Outcome) -> str:
