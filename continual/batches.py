@@ -1,13 +1,16 @@
 """Cutting rows into batches, putting rows behind a batch, and rows that are a part of others or lie in tensors."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from continual.seeding import generator
 from continual.types import Batch, Rows
+
+AHEAD = 4  # updates whose rows are read before they are needed, by sources that can
 
 
 class TensorRows:
@@ -39,6 +42,11 @@ class Part:
     def take(self, indices: Tensor) -> Batch:
         return self.rows.take(self.positions[indices])
 
+    @property
+    def expect(self) -> Callable[[Tensor], None] | None:
+        expect: Callable[[Tensor], None] | None = getattr(self.rows, "expect", None)
+        return None if expect is None else lambda indices: expect(self.positions[indices])
+
     def fetch(self, ids: Tensor) -> Tensor:
         return self.rows.fetch(ids)
 
@@ -58,24 +66,81 @@ def extend(batch: Batch, x: Tensor, y: Tensor, weight: float, keep: float = 1.0)
     )
 
 
-def schedule(
-    rows: int, batch_size: int, epochs: int, iterations: int | None, seed: int, lap: int, least: int = 1
-) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class Schedule:
     """Positions (B,) of each update's rows: whole shuffled passes, the last batch of a pass as short as it is.
 
     A last batch of fewer than ``least`` rows (batch normalisation needs 2) joins the one before it.
     ``iterations`` (updates per experience) replaces ``epochs`` and passes again until it is reached.
     The order depends on nothing but ``seed``, ``lap`` (how many experiences came before) and the pass,
-    so a run continues at update k by skipping k. Rows that fit one batch keep their order.
+    so a run continues at update k with ``since(k)``. Rows that fit one batch keep their order.
     """
-    if not rows:  # all labels of this experience come later, or never
+
+    rows: int
+    batch_size: int
+    epochs: int
+    iterations: int | None
+    seed: int
+    lap: int
+    least: int = 1
+
+    @property
+    def per_pass(self) -> int:
+        """Updates of one pass."""
+        return max(1, (self.rows + self.batch_size - self.least) // self.batch_size)
+
+    def __len__(self) -> int:
+        if not self.rows:  # all labels of this experience come later, or never
+            return 0
+        return self.epochs * self.per_pass if self.iterations is None else self.iterations
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.since(0)
+
+    def since(self, start: int) -> Iterator[Tensor]:
+        """The updates from ``start`` on; those before it cost nothing."""
+        last = self.per_pass - 1
+        for update in range(start, len(self)):
+            lap, position = divmod(update, self.per_pass)
+            if position == 0 or update == start:
+                order = self._order(lap)
+            begin = position * self.batch_size
+            yield order[begin : self.rows if position == last else begin + self.batch_size]
+
+    def passed(self, updates: int) -> int:
+        """Rows, each counted as often as it was passed over, of the first ``updates`` updates."""
+        laps, rest = divmod(updates, self.per_pass)
+        return laps * self.rows + rest * self.batch_size
+
+    def consumed(self, updates: int, arrived: int) -> int:
+        """Of ``arrived`` rows, those that the first ``updates`` updates account for: a share in proportion."""
+        return self.passed(updates) * arrived // max(1, self.passed(len(self)))
+
+    def _order(self, lap: int) -> Tensor:
+        if self.rows <= self.batch_size:
+            return torch.arange(self.rows)
+        return torch.randperm(self.rows, generator=generator(self.seed, "order", self.lap, lap))
+
+
+def batches(rows: Rows, updates: Iterable[Tensor]) -> Iterator[Batch]:
+    """The batch of each update's positions (B,), in order.
+
+    Rows that can be read ahead have ``expect(indices)``, which is told the next ``AHEAD`` updates while one is used.
+    """
+    expect = getattr(rows, "expect", None)
+    if expect is None:
+        yield from map(rows.take, updates)
         return
-    per_pass = max(1, (rows + batch_size - least) // batch_size)
-    n_updates = iterations if iterations is not None else epochs * per_pass
-    for update in range(n_updates):
-        position = update % per_pass
-        if position == 0:
-            order = torch.arange(rows)
-            if rows > batch_size:
-                order = order[torch.randperm(rows, generator=generator(seed, "order", lap, update // per_pass))]
-        yield order[position * batch_size : rows if position == per_pass - 1 else (position + 1) * batch_size]
+    coming: deque[Tensor] = deque()
+    for indices in updates:
+        expect(indices)
+        coming.append(indices)
+        if len(coming) > AHEAD:
+            yield rows.take(coming.popleft())
+    yield from map(rows.take, coming)
+
+
+def parts(rows: Rows, size: int, since: int = 0) -> Iterator[Tensor]:
+    """Positions of all rows in their order, ``size`` at a time, from the part with the number ``since`` on."""
+    n = len(rows)
+    return (torch.arange(first, min(first + size, n)) for first in range(since * size, n, size))

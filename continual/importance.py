@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from continual.batches import batches, parts
 from continual.refusals import require
 from continual.strategy import Strategy, View, Weights
 from continual.types import Batch, Experience, Output
@@ -96,7 +97,7 @@ def quadratic(params: Weights, anchor: Weights, importance: Weights, most: float
 
 
 def gradients_of(view: View, measure: Callable[..., Tensor], *columns: Tensor) -> Tensors:
-    """d measure(params, *row) / dw for each row of ``columns`` (B, ...): (B, *shape) by name.
+    """For each row of ``columns`` (B, ...), d measure(params, *row) / dw: (B, *shape) by name.
 
     In eval mode; ``measure`` makes one forward pass of one row, and each row costs a forward and a backward.
     """
@@ -110,7 +111,7 @@ def gradients_of(view: View, measure: Callable[..., Tensor], *columns: Tensor) -
 def mean_over_rows(view: View, experience: Experience, chunk: int, measure: Callable[[Batch], Tensors]) -> Tensors:
     """Mean over the experience's rows of what ``measure`` says of each, (B, *shape) by name; ``chunk`` rows at once."""
     rows, total = experience.rows, zeros(view)
-    for first in range(0, len(rows), chunk):
-        for name, values in measure(rows.take(torch.arange(first, min(first + chunk, len(rows))))).items():
+    for batch in batches(rows, parts(rows, chunk)):
+        for name, values in measure(batch).items():
             total[name] += values.sum(0)
     return {name: t / max(len(rows), 1) for name, t in total.items()}

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from continual.augment import Augment
-from continual.batches import schedule
+from continual.batches import Schedule, batches
 from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
@@ -100,12 +99,15 @@ class SGDLearner:
                 for s in self.strategies.values():
                     s.begin(self.view, experience)
         passes = (self.epochs, self.iterations)
-        updates = list(schedule(len(rows), self.batch_size, *passes, self.seed, self.lap, self.least))
-        ends = _consumed(len(experience.rows), [len(indices) for indices in updates])
-        for indices, consumed in islice(zip(updates, ends, strict=True), self.updates, None):
-            self._update(rows.take(indices), looks(self.device, self.updates, len(updates)))
+        updates = Schedule(len(rows), self.batch_size, *passes, self.seed, self.lap, self.least)
+        n_updates, arrived = len(updates), len(experience.rows)
+        before = updates.consumed(self.updates, arrived)
+        for batch in batches(rows, updates.since(self.updates)):
+            self._update(batch, looks(self.device, self.updates, n_updates))
             self.updates = self.view.update = self.updates + 1
-            yield consumed
+            consumed = updates.consumed(self.updates, arrived)
+            yield consumed - before
+            before = consumed
         with self._guard():
             for s in self.strategies.values():
                 s.end(self.view, experience)
@@ -359,17 +361,6 @@ def _scheduled(
     except (ArithmeticError, TypeError, ValueError) as error:
         raise UserError(f"the scheduler cannot make a step: {error}; see scheduler.*") from error
     return scheduler(optimizer)
-
-
-def _consumed(arrived: int, sizes: list[int]) -> list[int]:
-    """Stream rows consumed by each update: its batch in a single pass, a proportional share in several."""
-    total, done, before, shares = sum(sizes), 0, 0, []
-    for size in sizes:
-        done += size
-        position = done * arrived // total
-        shares.append(position - before)
-        before = position
-    return shares
 
 
 def _try(augment: Augment, spec: Spec) -> None:

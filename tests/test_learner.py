@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from continual.augment import CropFlip
-from continual.batches import schedule
+from continual.batches import Schedule
 from continual.errors import UserError
 from continual.learner import SGDLearner
 from continual.memory import ClassBalanced, Reservoir
@@ -118,7 +118,7 @@ def test_it_equals_a_torch_loop_over_the_same_batches_bit_for_bit(epochs: int, i
     plain = optimizer(theirs.parameters())
     arrivals = experiences(12, 8)
     for lap, experience in enumerate(arrivals):
-        for indices in schedule(len(experience.rows), 5, epochs, iterations, seed=3, lap=lap):
+        for indices in Schedule(len(experience.rows), 5, epochs, iterations, seed=3, lap=lap):
             batch = experience.rows.take(indices)
             plain.zero_grad()
             torch.dot(batch.weight, cross_entropy(theirs(batch.x).logits, batch.y, reduction="none")).backward()  # type: ignore[no-untyped-call]
@@ -148,7 +148,7 @@ def test_updates_share_the_rows_that_arrived(
 def test_every_schedule_is_made_of_whole_shuffled_passes(
     rows: int, batch_size: int, epochs: int, iterations: int | None
 ) -> None:
-    updates = [indices.tolist() for indices in schedule(rows, batch_size, epochs, iterations, seed=1, lap=2)]
+    updates = [indices.tolist() for indices in Schedule(rows, batch_size, epochs, iterations, seed=1, lap=2)]
     per_pass = -(-rows // batch_size)
     assert len(updates) == (0 if not rows else iterations or epochs * per_pass)
     for start in range(0, len(updates) - per_pass + 1, max(per_pass, 1)):
@@ -159,7 +159,7 @@ def test_every_schedule_is_made_of_whole_shuffled_passes(
 
 def test_the_order_differs_between_passes_laps_and_seeds() -> None:
     def order(epochs: int = 1, seed: int = 0, lap: int = 0) -> list[int]:
-        return [row for indices in schedule(30, 7, epochs, None, seed, lap) for row in indices.tolist()]
+        return [row for indices in Schedule(30, 7, epochs, None, seed, lap) for row in indices.tolist()]
 
     both = order(epochs=2)
     assert both[:30] == order()
@@ -170,7 +170,7 @@ def test_the_order_differs_between_passes_laps_and_seeds() -> None:
 
 
 def test_rows_that_fit_one_batch_keep_their_order() -> None:
-    assert [indices.tolist() for indices in schedule(5, 5, 2, None, 0, 0)] == [[0, 1, 2, 3, 4]] * 2
+    assert [indices.tolist() for indices in Schedule(5, 5, 2, None, 0, 0)] == [[0, 1, 2, 3, 4]] * 2
 
 
 def test_the_scheduler_is_stepped_and_gradients_are_clipped_after_every_update() -> None:
@@ -310,7 +310,7 @@ def test_arrivals_of_one_row_equal_one_update_per_row() -> None:
     online, batchwise = learner(), learner(batch_size=1)
     for i in range(6):
         list(online.learn(Experience(i, Table(rows.x[i : i + 1], rows.y[i : i + 1]))))
-    order = torch.cat(list(schedule(6, 1, 1, None, seed=0, lap=0)))
+    order = torch.cat(list(Schedule(6, 1, 1, None, seed=0, lap=0)))
     list(batchwise.learn(Experience(0, Table(rows.x[order.argsort()], rows.y[order.argsort()]))))
     assert same(tensors(online), tensors(batchwise))
 
@@ -577,11 +577,11 @@ def test_the_model_is_drawn_from_its_own_seed() -> None:
 
 
 def test_a_single_last_row_joins_the_batch_before_it_where_the_model_needs_two():
-    sizes = [len(indices) for indices in schedule(21, 10, 2, None, seed=0, lap=0, least=2)]
+    sizes = [len(indices) for indices in Schedule(21, 10, 2, None, seed=0, lap=0, least=2)]
     assert sizes == [10, 11, 10, 11]
-    assert [len(indices) for indices in schedule(21, 10, 1, None, seed=0, lap=0)] == [10, 10, 1]
-    assert [len(indices) for indices in schedule(22, 10, 1, None, seed=0, lap=0, least=2)] == [10, 10, 2]
-    assert [len(indices) for indices in schedule(1, 10, 1, None, seed=0, lap=0, least=2)] == [1]
+    assert [len(indices) for indices in Schedule(21, 10, 1, None, seed=0, lap=0)] == [10, 10, 1]
+    assert [len(indices) for indices in Schedule(22, 10, 1, None, seed=0, lap=0, least=2)] == [10, 10, 2]
+    assert [len(indices) for indices in Schedule(1, 10, 1, None, seed=0, lap=0, least=2)] == [1]
 
 
 def test_batch_normalisation_refuses_batches_of_one_row_before_training():

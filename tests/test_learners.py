@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from continual.batches import schedule
+from continual.batches import Schedule
 from continual.errors import UserError
 from continual.learner import SGDLearner
 from continual.learners.joint import Joint
@@ -113,7 +113,7 @@ def test_joint_equals_a_torch_loop_on_everything_so_far_bit_for_bit() -> None:
     for lap, table in enumerate(TABLES):
         list(ours.learn(Experience(lap, table)))
     rows = both(*TABLES)
-    for indices in schedule(len(rows), 5, 2, None, seed=0, lap=2):
+    for indices in Schedule(len(rows), 5, 2, None, seed=0, lap=2):
         batch = rows.take(indices)
         optimizer.zero_grad()
         torch.dot(batch.weight, cross_entropy(network(batch.x).logits, batch.y, reduction="none")).backward()  # type: ignore[no-untyped-call]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import continual
-from continual.batches import schedule
+from continual.batches import Schedule
 from continual.bridges.avalanche import AvalancheLearner
 from continual.learner import SGDLearner
 from continual.learners.gdumb import GDumb
@@ -96,7 +96,7 @@ class Pair:
 
     def only_theirs(self, index: int) -> None:
         """Avalanche's learns an experience in the order in which ours would learn it now."""
-        order = torch.cat(list(schedule(ROWS, self.ours.batch_size, 1, None, 1, self.ours.lap)))
+        order = torch.cat(list(Schedule(ROWS, self.ours.batch_size, 1, None, 1, self.ours.lap)))
         batch = self.experiences[index].rows.take(order)
         list(self.theirs.learn(replace(self.experiences[index], rows=self.table(batch.x, batch.y))))
 

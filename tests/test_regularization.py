@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from continual import compose
-from continual.batches import schedule
+from continual.batches import Schedule
 from continual.contract import Subject
 from continual.contract.strategies import neutral_element, strength_acts
 from continual.errors import UserError
@@ -88,7 +88,7 @@ def close(a: Tensor, b: Tensor) -> None:
 
 
 def batches(experience: Experience, lap: int, epochs: int, size: int = 2) -> Iterator[Batch]:
-    for indices in schedule(len(experience.rows), size, epochs, None, seed=0, lap=lap):
+    for indices in Schedule(len(experience.rows), size, epochs, None, seed=0, lap=lap):
         yield experience.rows.take(indices)
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from continual import compose, snapshot
 from continual import config as configs
 from continual.augment import CropFlip
-from continual.batches import extend, schedule
+from continual.batches import Schedule, extend
 from continual.contract import Subject
 from continual.errors import UserError
 from continual.importance import quadratic
@@ -187,7 +187,7 @@ def test_er_equals_a_loop_with_the_same_draws_bit_for_bit(replacement: bool) -> 
     memory = make(spec=SPEC, seed=derive(9, "ER", "memory"))
     replayed = []
     for lap, experience in enumerate((FIRST, SECOND)):
-        for indices in schedule(len(experience.rows), 3, 2, None, seed=9, lap=lap):
+        for indices in Schedule(len(experience.rows), 3, 2, None, seed=9, lap=lap):
             batch = experience.rows.take(indices)
             slots = memory.draw(3)
             replayed.append(len(slots))

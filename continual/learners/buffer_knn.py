@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from continual.batches import batches, parts
 from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
@@ -70,9 +71,8 @@ class BufferKNN:
 
     def learn(self, experience: Experience) -> Iterator[int]:
         """Offer ``batch_size`` rows at a time to the memory."""
-        chunks = torch.split(torch.arange(len(experience.rows)), self.batch_size) if len(experience.rows) else ()
-        for indices in chunks[self.updates :]:
-            batch = experience.rows.take(indices)
+        rows = experience.rows
+        for batch in batches(rows, parts(rows, self.batch_size, since=self.updates)):
             x, y = batch.x.to(self.device), batch.y.to(self.device)
             self.head.arrive(y, experience.task)
             self.memory.add(replace(batch, x=self.features(x) if self.encodes else x, y=y))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from continual.batches import batches, parts
 from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
@@ -59,9 +60,8 @@ class ClosedForm(ABC):
 
     def learn(self, experience: Experience) -> Iterator[int]:
         """Take in ``batch_size`` rows at a time."""
-        chunks = torch.split(torch.arange(len(experience.rows)), self.batch_size) if len(experience.rows) else ()
-        for indices in chunks[self.updates :]:
-            batch = experience.rows.take(indices)
+        rows = experience.rows
+        for batch in batches(rows, parts(rows, self.batch_size, since=self.updates)):
             y = batch.y.to(self.device)
             self.head.arrive(y, experience.task)
             self.sums["count"] += torch.bincount(y, minlength=self.spec.n_classes)

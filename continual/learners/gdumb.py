@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from continual.augment import Augment
-from continual.batches import TensorRows
+from continual.batches import TensorRows, batches
 from continual.learners.retrained import Retrained
 from continual.memory import Memory
 from continual.seeding import derive
@@ -60,9 +60,8 @@ class GDumb(Retrained):
         self.memory = self.make_memory(spec=self.spec, seed=seed, device=self.device)
 
     def take_in(self, experience: Experience) -> Tensor:
-        labels = []
-        for indices in torch.split(torch.arange(len(experience.rows)), CHUNK):
-            batch = experience.rows.take(indices)
+        labels, rows = [], experience.rows
+        for batch in batches(rows, torch.split(torch.arange(len(rows)), CHUNK)):
             self.memory.add(batch)
             labels.append(batch.y)
         return torch.cat(labels)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from continual.batches import schedule
+from continual.batches import Schedule, batches
 from continual.errors import UserError
 from continual.refusals import at_least_0
 from continual.seeding import derive
@@ -100,9 +100,8 @@ class PackNet(Strategy):
     def _train(self, view: View, experience: Experience, mine: Mapping[str, Tensor]) -> None:
         """Gradient steps of the weights that are ``mine``, bool by name."""
         rows, lr, device = experience.rows, self.lr or view.lr(), view.classes.device
-        batches = (len(rows), self.batch_size, self.n_passes, None)
-        for indices in schedule(*batches, seed=self.seed, lap=self.slot, least=2):
-            batch = rows.take(indices)
+        updates = Schedule(len(rows), self.batch_size, self.n_passes, None, self.seed, lap=self.slot, least=2)
+        for batch in batches(rows, updates):
             on = replace(batch, x=batch.x.to(device), y=batch.y.to(device), weight=batch.weight.to(device))
             grads = view.gradient(on)
             view.replace({name: view.params[name] - lr * g * mine[name] for name, g in grads.items()})

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from continual.batches import batches
 from continual.class_means import features_of
 from continual.errors import UserError
 from continual.memory import Column, Herding, Memory
@@ -93,8 +94,7 @@ class Replay(Strategy):
             order = torch.randperm(len(rows), generator=self.memory.generator)
             if isinstance(self.memory, Herding):
                 order = order[self.memory.order(*_features(view, rows, order))]
-            for indices in torch.split(order, CHUNK):
-                batch = rows.take(indices)
+            for batch in batches(rows, torch.split(order, CHUNK)):
                 columns = self.beside(view, batch, _answered(view, batch)) if self.columns(view) else {}
                 self.offer(view, batch, **columns)
 
@@ -119,8 +119,7 @@ def _answered(view: View, batch: Batch) -> Output:
 def _features(view: View, rows: Rows, order: Tensor) -> tuple[Tensor, Tensor]:
     """Features (N, F), in eval mode, and labels (N,) of ``rows`` in this order."""
     features, labels = [], []
-    for indices in torch.split(order, CHUNK):
-        batch = rows.take(indices)
+    for batch in batches(rows, torch.split(order, CHUNK)):
         features.append(features_of(view, batch.x).cpu())
         labels.append(batch.y)
     return torch.cat(features), torch.cat(labels)
