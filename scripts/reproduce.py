@@ -347,16 +347,24 @@ ROWS = (
     ),
     *batch_rows(
         "ewc",
-        "Elastic weight consolidation, one penalty per task, strength {}.",
-        ("strategy=ewc", "strategy.ewc.mode=separate", "strategy.ewc.chunk=16", "strategy.ewc.max_pull=null"),
+        "Elastic weight consolidation, a penalty per task, Fisher information by the network's labels, strength {}.",
+        (
+            "strategy=ewc",
+            "strategy.ewc.mode=separate",
+            "strategy.ewc.labels=model",
+            "strategy.ewc.chunk=16",
+            "strategy.ewc.max_pull=null",
+        ),
         {
             "class": (20.01, f"{PUBLISHED}: 20.01 ± 0.06"),
             "domain": (63.95, f"{PUBLISHED}: 63.95 ± 1.90"),
             "task": (98.64, f"{PUBLISHED}: 98.64 ± 0.22"),
         },
         {"class": "1e9", "domain": "1e10", "task": "1e5"},
-        "The strengths are the authors', who write the same formula. Their Fisher information is the expectation over "
-        "the network's own labels, here it is over the rows' labels.",
+        "The strengths are the authors', who write the same formula. They sum the expectation over the network's own "
+        "labels, here it is estimated, without bias, by one backward pass a row. With the rows' labels (the empirical "
+        "Fisher), n = 3: class-incremental 19.87 ± 0.22, domain-incremental 64.92 ± 12.41, task-incremental 90.06 ± "
+        "16.25.",
     ),
     *batch_rows(
         "si",

@@ -117,7 +117,7 @@ SMALL: dict[str, Case] = {
 }
 LWF_BY_TASK: Case = ("strategy.lwf.softmax=per_task", "strategy.lwf.weighting=tasks")
 STACKS: list[Case] = [
-    ("strategy=[er_ace,ewc]", "train.head=seen", *MOODY, *BLOBS),
+    ("strategy=[er_ace,ewc]", "strategy.ewc.labels=model", "train.head=seen", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.memory.store=indices", "strategy.er.memory.replacement=true", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.exclude_current=true", "train.head=current", *MOODY, *BLOBS),
     ("strategy=er", "strategy.er.remember=end", "strategy.er.weighting=tasks", *MOODY, *BLOBS),

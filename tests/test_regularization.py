@@ -3,6 +3,8 @@
 The three-parameter model is logits = (w_0 x, w_1 x, w_2 x) for a number x, in float64.
 """
 
+import copy
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -20,7 +22,7 @@ from continual.errors import UserError
 from continual.importance import Anchored, quadratic
 from continual.learner import SGDLearner
 from continual.seeding import generator
-from continual.strategies.ewc import EWC, empirical_fisher, weighted_anchor
+from continual.strategies.ewc import EWC, empirical_fisher, fisher, weighted_anchor
 from continual.strategies.l2_anchor import L2Anchor
 from continual.strategies.l2_init import L2Init
 from continual.strategies.mas import MAS, sensitivities
@@ -220,14 +222,64 @@ def test_the_fisher_information_does_not_depend_on_the_batch_size(experiences: l
         learn(SGDLearner(wide, still, {"ewc": ewc}, spec=SPEC, batch_size=size), experiences[0])
         found.append(ewc.importance)
     for other in found[1:]:
-        for name, fisher in found[0].items():
-            close(other[name], fisher)
-            assert fisher.max() > 0
+        for name, importance in found[0].items():
+            close(other[name], importance)
+            assert importance.max() > 0
 
 
 def test_an_experience_without_rows_has_no_fisher_information(three: Model, arrival: Arrival) -> None:
     fisher = empirical_fisher(learner(three, {}).view, arrival(0, [], []), chunk=4)
     assert fisher["model.weight"].tolist() == [[0.0], [0.0], [0.0]]
+
+
+EVERY_SIGN = torch.cartesian_prod(*[torch.tensor([0, 1])] * 3)  # (8, 3), as they are drawn
+
+
+@pytest.mark.parametrize("head", ["all", "per_task"])
+def test_the_fisher_information_of_the_models_labels_by_hand(
+    three: Model, arrival: Arrival, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sum_c p_c (x (1[c = k] - p_k))^2 = x^2 p_k (1 - p_k) is the mean over all signs that could be drawn."""
+    ewc = EWC(labels="model", chunk=8)
+    sgd = learner(three, {"ewc": ewc}, head=head, spec=Spec((1,), 3, dtype=DOUBLE, task_aware=True), iterations=2)
+    learn(sgd, arrival(0, [0.5, -1.0], [0, 0], 0))
+    before = flat(ewc.importance)
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: EVERY_SIGN)
+    learn(sgd, arrival(1, [0.5] * 8 + [-1.5] * 8, [2] * 8 + [1] * 8, 1))
+    competes = numbers(1, 1, 1) if head == "all" else numbers(0, 1, 1)
+    found = numbers(0, 0, 0)
+    for x in (0.5, -1.5):
+        powers = torch.exp(x * weights(sgd)) * competes
+        p = powers / powers.sum()
+        found += x**2 * p * (1 - p) / 2
+    close(flat(ewc.importance) - before, found)
+
+
+def test_the_fisher_information_of_the_models_labels_is_of_single_rows_in_eval_mode(
+    experiences: list[Experience],
+) -> None:
+    """A loop over rows through a network with dropout, for the signs that are drawn; whatever the chunk."""
+    ewc = EWC(labels="model", seed=3)
+    sgd = learn(learner(wide, {"ewc": ewc}), experiences[0])
+    spent = sgd.cost().forward_equivalents
+    found = [fisher(sgd.view, experiences[0], chunk, generator(3, "EWC")) for chunk in (2, 100)]
+    assert sgd.cost().forward_equivalents == spent + 2 * 3 * 5, "a forward and a backward of each row"
+    network, batch = copy.deepcopy(sgd.network).eval(), whole(experiences[0])
+    signs = 2 * torch.randint(2, (5, 3), generator=generator(3, "EWC")) - 1
+    total = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    for x, s in zip(batch.x, signs, strict=True):
+        logs = torch.log_softmax(network(x[None]).logits[0], dim=0)
+        roots = [int(s[c]) * math.exp(logs[c].item() / 2) for c in range(3)]
+        network.zero_grad()
+        sum(roots[c] * logs[c] for c in range(3)).backward()  # type: ignore[union-attr]
+        for name, p in network.named_parameters():
+            total[name] += p.grad.square() / 5  # type: ignore[union-attr]
+    for name, expected in total.items():
+        for fishers in (*found, ewc.importance):
+            close(fishers[name], expected)
+        assert expected.max() > 0
+    other = fisher(sgd.view, experiences[0], 100, generator(4, "EWC"))
+    assert any(not torch.equal(other[name], found[1][name]) for name in other)
 
 
 # ---------------------------------------------------------------- synaptic intelligence
@@ -569,6 +621,7 @@ def test_weights_that_come_later_are_free_until_they_have_learned(
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: EWC(strength=-1), "strategy.ewc.strength=-1 must be at least 0"),
     (lambda: EWC(mode="both"), "strategy.ewc.mode=both must be one of online, separate"),
+    (lambda: EWC(labels="all"), "strategy.ewc.labels=all must be one of rows, model"),
     (lambda: SI(strength=-1), "strategy.si.strength=-1 must be at least 0"),
     (lambda: SI(strength=float("nan")), "strategy.si.strength=nan must be at least 0"),
     (lambda: SI(damping=0), "strategy.si.damping=0 must be above 0"),

@@ -161,6 +161,9 @@ def test_rows_of_split_mnist_batch_keep_the_switches_of_the_protocol(composed: d
             assert (er["remember"], er["weighting"], er["strength"]) == ("end", "tasks", None)
             assert (er["n_replay"], er["memory"]["capacity"]) == (128, 1000)
             assert er["memory"]["_target_"].endswith("Reservoir" if kind == "domain" else "Ring")
+        if "ewc" in strategy:
+            assert (strategy["ewc"]["mode"], strategy["ewc"]["labels"]) == ("separate", "model")
+            assert strategy["ewc"]["max_pull"] is None
         if "lwf" in strategy:
             lwf = strategy["lwf"]
             assert lwf["strength"] * lwf["temperature"] ** 2 == 1

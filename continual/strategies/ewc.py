@@ -118,8 +118,8 @@ def fisher(view: View, experience: Experience, chunk: int, signs: torch.Generato
     """Mean over the experience's rows of sum_c p_c (d log p_c / dw)^2, p the network's answer under the head's mask.
 
     An unbiased estimate by one backward pass of a row, however many classes there are: the square of
-    sum_c s_c sqrt(p_c) d log p_c / dw with random signs s_c, whose mixed terms are 0 in the mean. Labels drawn by p would
-    do too, but of a network that is sure they are hardly ever those that the Fisher information consists of.
+    sum_c s_c sqrt(p_c) d log p_c / dw with random signs s_c, whose mixed terms are 0 in the mean. Labels drawn from p
+    would be unbiased too, but where the network is sure, the rare ones that make up the sum are hardly ever drawn.
     """
 
     def signed(params: Tensors, x: Tensor, competes: Tensor, s: Tensor) -> Tensor:
