@@ -419,10 +419,17 @@ ROWS = (
     ),
     *batch_rows(
         "icarl",
-        "iCaRL with 100 exemplars of each class, as many replayed as mix them evenly into the task's rows.",
-        ("strategy=icarl", "strategy.icarl.capacity=1000", "strategy.icarl.n_per_class=100"),
+        "iCaRL with 100 exemplars of each class, as many replayed as mix them evenly into the task's rows, the old "
+        "network's targets at temperature 2.",
+        (
+            "strategy=icarl",
+            "strategy.icarl.capacity=1000",
+            "strategy.icarl.n_per_class=100",
+            "strategy.icarl.temperature=2",
+        ),
         {"class": (92.5, f"{RECALLED}: 92.5 ± 0.1")},
-        notes="The authors soften the old network's targets by a temperature of 2; here they are as they are.",
+        notes="With the old network's targets as they are: 89.18 ± 3.05, n = 3. The authors herd towards the class's "
+        "mean at length 1, here towards the mean of features at length 1.",
     ),
     *plasticity_rows("none", "Backpropagation alone: it falls.", (), "falls"),
     *plasticity_rows(

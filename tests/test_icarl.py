@@ -130,9 +130,10 @@ X1 = numbers([1.0, 0.5], [0.8, 0.9], [0.2, -1.0], [0.1, -0.7])
 X2 = numbers([-1.0, 0.3], [-0.9, 0.1])
 
 
-def test_two_experiences_by_hand(experience: Callable[..., Experience]) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_two_experiences_by_hand(temperature: float, experience: Callable[..., Experience]) -> None:
     """Two rows a class are kept, all of them replayed; rows of old classes are taught, old labels no longer count."""
-    icarl = ICaRL(capacity=8, n_per_class=2, n_replay=10)
+    icarl = ICaRL(capacity=8, n_per_class=2, n_replay=10, temperature=temperature)
     sgd = learner(icarl)
     w, y1 = weight(sgd), torch.tensor([0, 0, 1, 1])
     list(sgd.learn(experience(0, X1, y1.tolist())))
@@ -141,7 +142,7 @@ def test_two_experiences_by_hand(experience: Callable[..., Experience]) -> None:
     assert len(icarl.exemplars) == 4
     list(sgd.learn(experience(1, X2, [2, 2])))
     x = torch.cat([X2, X1])
-    targets = torch.sigmoid(x @ w.T)  # of the network after the first experience
+    targets = torch.sigmoid(x @ w.T / temperature)  # of the network after the first experience
     targets[:, 2] = numbers(1, 1, 0, 0, 0, 0)
     close(weight(sgd), w - LR * gradient(w, x, targets, numbers(1, 1, 1, 0)))
     means, known = class_means(x, torch.tensor([2, 2, 0, 0, 1, 1]), 4)
@@ -276,6 +277,7 @@ def test_before_there_are_exemplars_the_network_answers(experience: Callable[...
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"n_replay": -1}, "strategy.icarl.n_replay=-1 must be at least 0"),
+    ({"temperature": 0}, "strategy.icarl.temperature=0 must be above 0"),
     ({"n_per_class": 0}, "strategy.icarl.n_per_class=0 must be at least 1"),
     ({"capacity": 3}, "capacity=3 rows holds 3 rows, and 4 classes need 4; raise it"),
     ({"capacity": 100, "unit": "bytes"}, "capacity=100 bytes holds 4 rows, and 4 classes need 8; .* n_per_class=2"),

@@ -164,6 +164,8 @@ def test_rows_of_split_mnist_batch_keep_the_switches_of_the_protocol(composed: d
         if "ewc" in strategy:
             assert (strategy["ewc"]["mode"], strategy["ewc"]["labels"]) == ("separate", "model")
             assert strategy["ewc"]["max_pull"] is None
+        if "icarl" in strategy:
+            assert (strategy["icarl"]["n_per_class"], strategy["icarl"]["temperature"]) == (100, 2)
         if "lwf" in strategy:
             lwf = strategy["lwf"]
             assert lwf["strength"] * lwf["temperature"] ** 2 == 1

@@ -1,7 +1,7 @@
 """iCaRL: sigmoid outputs, old ones taught by the network before this experience, and answers by exemplars' means.
 
     L = mean over arrived rows and replayed exemplars of sum_c BCE(sigmoid(z_c), t_c), over classes that have arrived
-    t_c = sigmoid(z_c of the network before this experience) for old classes c, 1[c = y] for new ones
+    t_c = sigmoid(z_c / T of the network before this experience) for old classes c, 1[c = y] for new ones
 
 After an experience each class keeps its first ``min(capacity / classes, n_per_class)`` rows in the order of herding,
 and a row is answered with the class whose exemplars' mean feature is nearest (``continual.class_means``).
@@ -21,6 +21,7 @@ from continual.class_means import NearestMean, features_of
 from continual.errors import UserError
 from continual.exemplars import Exemplars
 from continual.herding import herd
+from continual.refusals import require
 from continual.seeding import derive
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output
@@ -38,6 +39,7 @@ class ICaRL(Strategy):
         unit: ``rows``, or ``bytes`` of inputs in the stream's dtype and labels.
         n_per_class: at most so many exemplars of a class, >= 1, all of which must fit; None shares the capacity.
         n_replay: exemplars replayed per update, >= 0, None as many as mix them evenly into the experience's rows.
+        temperature: T > 0; 1 as in the paper, higher brings the old network's targets nearer to 1/2.
         seed: of the run.
     """
 
@@ -52,11 +54,14 @@ class ICaRL(Strategy):
         unit: str = "rows",
         n_per_class: int | None = None,
         n_replay: int | None = None,
+        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         for name, value, least in (("n_per_class", n_per_class, 1), ("n_replay", n_replay, 0)):
             if value is not None and value < least:
                 raise UserError(f"strategy.icarl.{name}={value} must be at least {least}")
+        require(self, "temperature", temperature, temperature > 0, "above 0")
+        self.temperature = temperature
         self.capacity, self.unit, self.n_per_class, self.n_replay = capacity, unit, n_per_class, n_replay
         self.seed, self.means, self.n_rows = seed, NearestMean(), 0
         self.teacher: dict[str, Tensor] = {}
@@ -91,7 +96,7 @@ class ICaRL(Strategy):
 
     def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
         taught = view.answer(self.teacher, batch.x).logits if self.teacher else out.logits.detach()
-        return binary_losses(out.logits, batch.y, taught, self.old & ~self.current, view.classes)
+        return binary_losses(out.logits, batch.y, taught / self.temperature, self.old & ~self.current, view.classes)
 
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
         self.means.drop()
