@@ -10,7 +10,7 @@ from torch import Tensor
 
 from continual.errors import UserError, nearest
 from continual.seeding import generator
-from scenarios.stream import IndexRows, IndexStream
+from scenarios.stream import IndexRows, IndexStream, entries
 
 
 def noise(stream: IndexStream, rate: float = 0.2, seed: int = 0) -> IndexStream:
@@ -21,18 +21,19 @@ def noise(stream: IndexStream, rate: float = 0.2, seed: int = 0) -> IndexStream:
     """
     _fraction("noise", "rate", rate)
     draws = generator(seed, "operator", "noise")
-    present = torch.zeros(int(stream.task.max()) + 1, stream.base.n_classes, dtype=torch.bool)
-    present[stream.task, stream.y] = True  # (T, C): classes of each task
+    task, y = stream.task.long(), stream.y.long()
+    present = torch.zeros(int(task.max()) + 1, stream.base.n_classes, dtype=torch.bool)
+    present[task, y] = True  # (T, C): classes of each task
     present[present.sum(1) == 1] = present.any(0)
-    n = present.sum(1)[stream.task]  # (N,) classes of a row's task, at least 2
+    n = present.sum(1)[task]  # (N,) classes of a row's task, at least 2
     if int(n.min()) < 2:
         raise UserError("operator=noise needs a stream of at least 2 classes; there is no other class to draw")
-    place = (present.cumsum(1) - 1)[stream.task, stream.y]  # (N,) of the row's class among these
+    place = (present.cumsum(1) - 1)[task, y]  # (N,) of the row's class among these
     step = 1 + (torch.rand(len(n), generator=draws, dtype=torch.float64) * (n - 1)).long()  # 1..n-1: never the same
     classes = (~present).long().argsort(dim=1, stable=True)  # (T, C): those of the task first
-    other = classes[stream.task, (place + step) % n]
+    other = classes[task, (place + step) % n]
     wrong = torch.rand(len(n), generator=draws) < rate
-    return replace(stream, y=torch.where(wrong, other, stream.y))
+    return replace(stream, y=torch.where(wrong, other, y))
 
 
 def delay(stream: IndexStream, rows: int = 100) -> IndexStream:
@@ -71,7 +72,7 @@ def imbalance(stream: IndexStream, ratio: float = 10.0, seed: int = 0) -> IndexS
     rank = torch.randperm(len(classes), generator=draws).double()
     share = torch.zeros(stream.base.n_classes, dtype=torch.float64)
     share[classes] = ratio ** (-rank / max(len(classes) - 1, 1))
-    kept = _some(stream.y, share, draws).sort().values
+    kept = _some(stream.y.long(), share, draws).sort().values
     if not torch.bincount(stream.position[kept], minlength=len(stream.sizes)).all():
         raise UserError(f"operator.imbalance.ratio={ratio} leaves a task without rows; lower it, or use fewer tasks")
     return _only(stream, kept, stream.segment[kept])
@@ -160,7 +161,7 @@ def drift(
     return replace(
         stream,
         base=replace(stream.base, boundaries=stream.base.boundaries and kind != "gradual"),
-        y=meaning[concept, stream.y],
+        y=meaning[concept, stream.y.long()],
         task=concept,
         segment=segment,
         probes=_relabelled(stream, meaning),
@@ -178,7 +179,7 @@ def _relabelled(stream: IndexStream, meaning: Tensor) -> tuple[IndexRows, ...]:
     if not stream.probes:
         return ()
     ids, y = torch.cat([p.ids for p in stream.probes]), torch.cat([p.y for p in stream.probes])
-    return tuple(IndexRows(stream.inputs, ids, labels[y]) for labels in meaning)
+    return tuple(IndexRows(stream.inputs, ids, labels[y.long()]) for labels in meaning)
 
 
 def _some(group: Tensor, share: Tensor, draws: torch.Generator) -> Tensor:
@@ -196,7 +197,7 @@ def _only(stream: IndexStream, rows: Tensor, segment: Tensor) -> IndexStream:
     labelled = None if stream.labelled is None else stream.labelled[rows]
     return replace(
         stream,
-        ids=stream.ids[rows],
+        ids=entries(stream.ids, rows),
         y=stream.y[rows],
         task=stream.task[rows],
         segment=segment,

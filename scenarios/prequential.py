@@ -1,11 +1,12 @@
 """Streams in time order, row by row: predict first, then learn. For tables that drift by themselves."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from continual.errors import UserError
 from continual.types import Spec
-from scenarios.sources.base import Source
+from scenarios.sources.base import Source, smallest
 from scenarios.stream import IndexRows, IndexStream
 
 
@@ -35,11 +36,11 @@ def prequential(
         if not 1 <= n_periods <= n:
             raise UserError(f"scenario.n_periods={n_periods} must be between 1 and the {n} {part} of the stream")
     period, cut = _stretches(rows, n_periods), _stretches(len(tests), n_periods)
-    parts = torch.split(tests, torch.bincount(cut).tolist()) if len(tests) else ()
+    parts = torch.split(tests, cut.bincount().tolist()) if len(tests) else ()
     return IndexStream(
         base=Spec(source.in_shape, source.n_classes, source.dtype, source.input_range),
         inputs=source,
-        ids=torch.arange(rows),
+        ids=range(rows),
         y=source.y[:rows],
         task=period,
         segment=period,
@@ -49,5 +50,6 @@ def prequential(
 
 
 def _stretches(rows: int, n: int) -> Tensor:
-    """(rows,) int64: which of ``n`` stretches, equal up to one row, each row lies in."""
-    return torch.arange(rows) * n // max(rows, 1)
+    """(rows,): which of ``n`` stretches, equal up to one row, each row lies in."""
+    starts = -(-np.arange(n + 1) * rows // n)  # of stretch k: the first row i with i * n // rows == k
+    return torch.from_numpy(np.repeat(np.arange(n, dtype=smallest(n)), np.diff(starts)))

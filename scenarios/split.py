@@ -40,9 +40,10 @@ def split(
         UserError: a bad argument; a task without training rows or without test rows.
     """
     per_task = _classes_per_task(source.n_classes, n_tasks, kind)
-    rank = _class_order(source.n_classes, shuffle_classes, seed).argsort()[source.y]  # (N,) place of a row's class
-    task = _dealt(source, n_tasks, seed) if kind == "data" else rank // per_task
-    labels = rank % per_task if kind == "domain" else source.y
+    y = source.y.long()
+    rank = _class_order(source.n_classes, shuffle_classes, seed).argsort()[y]  # (N,) place of a row's class
+    task = _dealt(y, source.n_train, n_tasks, seed) if kind == "data" else rank // per_task
+    labels = rank % per_task if kind == "domain" else y
     ids = _shuffled(by_task(task[: source.n_train], n_tasks, "training"), rows_per_task, seed)
     probes = by_task(task[source.n_train :], n_tasks, "test")
     return IndexStream(
@@ -93,12 +94,12 @@ def _class_order(n_classes: int, shuffle: bool, seed: int) -> Tensor:
     return torch.randperm(n_classes, generator=generator(seed, "classes")) if shuffle else torch.arange(n_classes)
 
 
-def _dealt(source: Source, n_tasks: int, seed: int) -> Tensor:
+def _dealt(labels: Tensor, n_train: int, n_tasks: int, seed: int) -> Tensor:
     """(N,) a task for each row: those of a class go round the tasks like cards, training and test rows apart."""
     draws = generator(seed, "deal")
-    task = torch.empty_like(source.y)
-    for part in (slice(0, source.n_train), slice(source.n_train, len(source.y))):
-        y, own = source.y[part], task[part]
+    task = torch.empty_like(labels)
+    for part in (slice(0, n_train), slice(n_train, len(labels))):
+        y, own = labels[part], task[part]
         order = torch.randperm(len(y), generator=draws)
         order = order[y[order].argsort(stable=True)]  # class after class, each shuffled
         own[order] = torch.arange(len(y)) % n_tasks

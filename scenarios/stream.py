@@ -1,7 +1,7 @@
 """The stream that lives in index tensors: one source, and for each arriving row its id, label and origin."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -10,12 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from continual.batches import AHEAD
 from continual.errors import UserError
 from continual.types import Batch, Experience, Spec
 
 
 class Inputs(Protocol):
-    """What a stream needs of its source: inputs by id in fresh memory, and a digest for the manifest."""
+    """What a stream needs of its source: inputs by id in fresh memory, and a digest for the manifest.
+
+    One that can read ahead has ``expect(ids)`` besides: rows that are about to be fetched, a few batches at most.
+    """
 
     def fetch(self, ids: Tensor) -> Tensor: ...
 
@@ -24,7 +28,7 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class IndexRows:
-    """Rows ``ids`` (n,) of ``inputs`` with labels ``y`` (n,) int64; y = -1 where the label is not told."""
+    """Rows ``ids`` (n,) of ``inputs`` with labels ``y`` (n,), integers; y = -1 where the label is not told."""
 
     inputs: Inputs
     ids: Tensor
@@ -34,8 +38,14 @@ class IndexRows:
         return len(self.ids)
 
     def take(self, indices: Tensor) -> Batch:
-        ids, y, n = self.ids.index_select(0, indices), self.y.index_select(0, indices), len(indices)
+        ids, y, n = self.ids.index_select(0, indices), self.y.index_select(0, indices).long(), len(indices)
         return Batch(self.inputs.fetch(ids), y, torch.full((n,), 1 / max(n, 1)), n, {"id": ids})
+
+    @property
+    def expect(self) -> Callable[[Tensor], None] | None:
+        """``expect(indices)`` tells the source which positions are taken next; None if it does not read ahead."""
+        expect: Callable[[Tensor], None] | None = getattr(self.inputs, "expect", None)
+        return None if expect is None else lambda indices: expect(self.ids[indices])
 
     def fetch(self, ids: Tensor) -> Tensor:
         return self.inputs.fetch(ids)
@@ -45,15 +55,16 @@ class IndexRows:
 class IndexStream:
     """A stream as four columns of one entry per arriving row, cut into experiences.
 
-    Operators are functions IndexStream -> IndexStream that return new columns (``dataclasses.replace``).
+    Operators are functions IndexStream -> IndexStream that return new columns (``dataclasses.replace``). Columns may
+    be of any signed integer type: their bytes are what a stream of rows that lie on a disk holds in memory.
 
     Attributes:
         base: what a learner may know, before the counts that follow from the columns.
         inputs: where inputs come from, by id.
-        ids: (N,) int64, which row arrives.
-        y: (N,) int64, the label it arrives with.
-        task: (N,) int64, its origin task.
-        segment: (N,) int64, non-decreasing; rows of one segment belong together, a boundary lies between two.
+        ids: (N,) int64, which row arrives; range(N) for row i as the i-th, which takes no memory.
+        y: (N,) integers, the label it arrives with.
+        task: (N,) integers, its origin task.
+        segment: (N,) integers, non-decreasing; rows of one segment belong together, a boundary lies between two.
         probes: test rows of each task, in the order of the tasks.
         arrival_rows: rows per experience, fewer at the end of a segment; None makes each segment one experience.
         delay: rows that arrive after a row until its label is told: that of row i is told in the experience in
@@ -68,7 +79,7 @@ class IndexStream:
 
     base: Spec
     inputs: Inputs
-    ids: Tensor
+    ids: Tensor | range
     y: Tensor
     task: Tensor
     segment: Tensor
@@ -114,23 +125,28 @@ class IndexStream:
         )
 
     @cached_property
-    def position(self) -> Tensor:
-        """(N,) int64: each row's segment, counted from 0 without gaps."""
-        return _counted(self.segment.diff() != 0)
+    def borders(self) -> Tensor:
+        """(S + 1,) int64: segment s is the rows from borders[s] to borders[s + 1]."""
+        inner = (self.segment[1:] != self.segment[:-1]).nonzero()[:, 0] + 1
+        return torch.cat([inner.new_tensor([0]), inner, inner.new_tensor([len(self.segment)])])
 
     @cached_property
     def sizes(self) -> Tensor:
         """(S,) int64: rows of each segment."""
-        return torch.bincount(self.position)
+        return self.borders.diff()
+
+    @cached_property
+    def position(self) -> Tensor:
+        """(N,) int64: each row's segment, counted from 0 without gaps."""
+        return torch.arange(len(self.sizes)).repeat_interleave(self.sizes)
 
     @cached_property
     def starts(self) -> Tensor:
         """(A + 1,) int64: in experience e arrive the rows from starts[e] to starts[e + 1]."""
-        borders = _counted(self.sizes)
         if self.arrival_rows is None:
-            return borders
-        pieces = [torch.arange(start, stop, self.arrival_rows) for start, stop in pairwise(borders.tolist())]
-        return torch.cat([*pieces, borders[-1:]])
+            return self.borders
+        pieces = [torch.arange(start, stop, self.arrival_rows) for start, stop in pairwise(self.borders.tolist())]
+        return torch.cat([*pieces, self.borders[-1:]])
 
     @cached_property
     def told(self) -> Tensor:
@@ -143,27 +159,35 @@ class IndexStream:
     @cached_property
     def origins(self) -> Sequence[int]:
         """The origin task of each experience: the task most rows of its segment came from."""
-        majority = torch.stack([rows.mode().values for rows in torch.split(self.task, self.sizes.tolist())])
-        origins: list[int] = majority[self.position[self.starts[:-1]]].tolist()
+        majority = torch.stack([_most(rows) for rows in torch.split(self.task, self.sizes.tolist())])
+        origins: list[int] = majority[torch.searchsorted(self.borders, self.starts[:-1], right=True) - 1].tolist()
         return origins + origins[-1:] * (len(self) - len(origins))
 
     def __len__(self) -> int:
         return len(self.told) - 1
 
     def __iter__(self) -> Iterator[Experience]:
-        starts, asks = self.starts.tolist(), bool(self.delay) or self.labelled is not None
-        for index, (since, until) in enumerate(pairwise(self.told.tolist())):
-            arrived = slice(*starts[index : index + 2]) if index + 1 < len(starts) else None
+        asks = bool(self.delay) or self.labelled is not None
+        for index in range(len(self)):
+            arrived = slice(*self.starts[index : index + 2].tolist()) if index + 1 < len(self.starts) else None
+            if arrived:
+                self._announce(arrived.start)
             ask = self._asked(arrived) if asks and arrived else None
-            task = int(self.task[starts[index]]) if self.base.task_aware else None
-            yield Experience(index, self._told(slice(since, until)), task, ask)
+            task = int(self.task[self.starts[index]]) if self.base.task_aware else None
+            yield Experience(index, self._told(slice(*self.told[index : index + 2].tolist())), task, ask)
+
+    def _announce(self, start: int) -> None:
+        """Tell a source that reads ahead which rows arrive from ``start`` on."""
+        expect = getattr(self.inputs, "expect", None)
+        if expect and self.arrival_rows:
+            expect(entries(self.ids, slice(start, start + (1 + AHEAD) * self.arrival_rows)))
 
     def _asked(self, rows: slice) -> IndexRows:
-        ids = self.ids[rows]
+        ids = entries(self.ids, rows)
         return IndexRows(self.inputs, ids, torch.full_like(ids, -1))
 
     def _told(self, rows: slice) -> IndexRows:
-        ids, y = self.ids[rows], self.y[rows]
+        ids, y = entries(self.ids, rows), self.y[rows]
         if self.labelled is not None:
             ids, y = ids[self.labelled[rows]], y[self.labelled[rows]]
         return IndexRows(self.inputs, ids, y)
@@ -172,11 +196,25 @@ class IndexStream:
         """Hash of the data, of what arrives when and of what is known about it, 16 hexadecimal digits."""
         sizes = [len(self.ids), self.labelled is not None, *map(len, self.probes)]
         facts = f"{self.inputs.digest()} {self.base} {self.arrival_rows} {self.delay} {sizes}"
-        columns = [self.ids, self.y, self.task, self.segment, *([] if self.labelled is None else [self.labelled])]
         total = hashlib.blake2b(facts.encode(), digest_size=8)
-        for tensor in (*columns, *(column for rows in self.probes for column in (rows.ids, rows.y))):
-            total.update(tensor.contiguous().numpy().data)
+        columns = [self.ids, self.y, self.task, self.segment, *([] if self.labelled is None else [self.labelled])]
+        for column in (*columns, *(column for rows in self.probes for column in (rows.ids, rows.y))):
+            for start in range(0, len(column), 1 << 20):
+                part = entries(column, slice(start, start + (1 << 20)))
+                total.update((part if part.dtype == torch.bool else part.long()).contiguous().numpy().data)
         return total.hexdigest()
+
+
+def entries(column: Tensor | range, rows: slice | Tensor) -> Tensor:
+    """(n,) entries at positions ``rows`` of a column; range(N) stands for the column 0, 1, ..., N - 1."""
+    if isinstance(column, Tensor):
+        return column[rows]
+    return rows if isinstance(rows, Tensor) else torch.arange(*rows.indices(len(column)))
+
+
+def _most(values: Tensor) -> Tensor:
+    """The most frequent of ``values`` (n,), the smallest of several."""
+    return values[0] if values.min() == values.max() else values.mode().values
 
 
 def _counted(numbers: Tensor) -> Tensor:

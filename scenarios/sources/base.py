@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Source(Protocol):
 
     @property
     def y(self) -> Tensor:
-        """(N,) int64 labels in [0, n_classes) of all rows."""
+        """(N,) labels in [0, n_classes) of all rows, of any signed integer type."""
         ...
 
     @property
@@ -193,6 +194,11 @@ class LazySource(_Labelled):
         return TensorSource(
             x[:n], self.y[:n], x[n:], self.y[n:], class_names=self.class_names, input_range=self.input_range
         )
+
+
+def smallest(n: int) -> str:
+    """The smallest type that holds 0..n-1 and that torch does not take for a mask: int8, int16, int32 or int64."""
+    return next(kind for kind in ("int8", "int16", "int32", "int64") if n - 1 <= np.iinfo(kind).max)
 
 
 def _kind(x: Tensor) -> str:
