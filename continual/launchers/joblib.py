@@ -9,6 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from continual.errors import UserError
@@ -69,6 +70,7 @@ class _Worker:
     def __init__(self) -> None:
         from joblib.externals.loky import ProcessPoolExecutor
 
+        resource_tracker.ensure_running()  # to start it lets Ctrl-C through: not while a worker is started
         self.lives = True
         self._pool = ProcessPoolExecutor(max_workers=1)
 
