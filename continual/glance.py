@@ -65,7 +65,7 @@ def glance(directory: Path) -> Glance:
         manifest=manifest,
         status=status,
         last=content.records[-1] if content.records else None,
-        saved=content.saved[-1] if content.saved else None,
+        saved=next((saved for saved in content.saved[-1:] if saved.mark.records == len(content.records)), None),
         seconds=content.end.get("seconds"),
         reason=content.end.get("reason"),
         updated=updated,

@@ -34,8 +34,9 @@ _SECRET = re.compile(
     r"|auth(?!or(?!iz|is))"
     r"|(?<!cls|pad|sep|bos|eos|unk|reg|max|num)(?<!mask|dist)(?<!class)token$"
 )
-_ASSIGNED = re.compile(r"([\w./@-]+)(['\"]?\s*[=:]\s*)(?=\S)")
-_USER_IN_URL = re.compile(r"(\b[a-zA-Z][\w+.-]*://)[^/\s'\"]*@")
+# Both take time in proportion to a text, also to one long word: no match is tried from within a word.
+_ASSIGNED = re.compile(r"(?<![\w./@-])([\w./@-]+)(['\"]?\s*[=:]\s*)(?=\S)")
+_USER_IN_URL = re.compile(r"(?<=[\w+.-])(://)[^/\s'\"]*@")
 
 
 def manifest(

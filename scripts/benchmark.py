@@ -195,7 +195,7 @@ def machine() -> dict[str, Any]:
 
 def results() -> dict[str, Any]:
     """All parts of all result files."""
-    files = [ROOT / "docs/benchmarks" / name for name in ("steps.json", "dashboard.json")]
+    files = [ROOT / "docs/benchmarks" / name for name in ("steps.json", "dashboard.json", "status.json")]
     return {
         part: result
         for file in files
@@ -209,8 +209,8 @@ def render(result: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `scripts/benchmark.py` and `scripts/benchmark_dashboard.py` from the files in",
-        "[benchmarks](benchmarks); do not edit.",
+        "Written by `scripts/benchmark.py`, `scripts/benchmark_dashboard.py` and `scripts/benchmark_status.py` from",
+        "the files in [benchmarks](benchmarks); do not edit.",
         "",
         "A step: a batch of uint8 images of 28x28, a perceptron 784-400-400-10, cross-entropy, plain SGD. Replay adds",
         "as many rows as arrive; DER++ draws twice here and in the bare loop, once in Avalanche. EWC's penalty acts.",
@@ -219,7 +219,8 @@ def render(result: dict[str, Any]) -> str:
         "over it; it runs without metrics, and its set-up of an experience is not counted.",
         "",
     ]
-    for part, section in (("steps", _steps), ("tracking", _tracking), ("dashboard", _dashboard)):
+    sections = {"steps": _steps, "tracking": _tracking, "dashboard": _dashboard, "status": _status}
+    for part, section in sections.items():
         lines += section(result[part]) if part in result else []
     return "\n".join(lines) + "\n"
 
@@ -323,6 +324,27 @@ def _dashboard(part: dict[str, Any]) -> list[str]:
         "",
         *_machine(part),
     ]
+
+
+def _status(part: dict[str, Any]) -> list[str]:
+    result = part["results"]
+    lines = [
+        "## Status",
+        "",
+        f"The whole command `continual status` over {result['runs']} made-up runs in real ledgers with real manifests,",
+        f"{result['records_of_a_run']} records each, {result['warm']['wall']['n']} times. Goal: less than",
+        f"{result['goal']:.0f} s.",
+        "",
+        "| files | wall time, s | CPU time, s | goal |",
+        "|---|---:|---:|---|",
+    ]
+    for name in ("warm", "cold"):
+        if name in result:
+            times = result[name]
+            met = "met" if times["wall"]["median"] < result["goal"] else "**missed**"
+            how = times.get("how", "cached by the one before")
+            lines.append(f"| {how} | {_range(times['wall'], 2)} | {_range(times['cpu'], 2)} | {met} |")
+    return [*lines, "", *_machine(part)]
 
 
 def _range(values: dict[str, float], digits: int) -> str:

@@ -170,3 +170,19 @@ def test_the_commit_and_whether_tracked_files_changed(tmp_path: Path, monkeypatc
     (tmp_path / "file").write_text("2")
     monkeypatch.chdir(tmp_path)
     assert (describe()["commit"], describe()["dirty"]) == (git("rev-parse", "HEAD"), True)
+
+
+LONG = """
+import resource
+from continual.manifest import REDACTED, redact_text
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))  # some ten times what it takes, and little of what squares take
+for word, size in (("x", 400_000), ("a.", 400_000), ("@", 400_000), (" ", 400_000), ("://", 20_000), ("a=", 20_000)):
+    text = word * (size // len(word))
+    assert redact_text(text) == text
+    assert redact_text(text + " token=abc") == text + " token=" + REDACTED
+"""
+
+
+def test_a_long_text_takes_time_in_proportion_to_it() -> None:
+    """A message of a megabyte would else keep a run from ending for hours."""
+    subprocess.run([sys.executable, "-c", LONG], check=True)

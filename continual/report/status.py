@@ -75,7 +75,7 @@ class Group:
 
     scenario: str
     name: str
-    counts: Counter[str]
+    counts: dict[str, int]
     done: float | None
     left: float | None
 
@@ -162,7 +162,7 @@ def groups(found: Iterable[Standing]) -> list[Group]:
         Group(
             scenario=scenario,
             name=name,
-            counts=Counter(run.status for run in runs),
+            counts=dict(Counter(run.status for run in runs)),
             done=fmean(known) if (known := [run.done for run in runs if run.done is not None]) else None,
             left=longest(runs),
         )
@@ -232,10 +232,10 @@ def _groups(kinds: Sequence[Group], states: Sequence[str]) -> str:
     rows = [
         [
             _plain(f"{group.scenario} {group.name}"),
-            *(str(group.counts[state] or text.ABSENT) for state in states),
-            str(group.counts.total()),
+            *(str(group.counts.get(state, text.ABSENT)) for state in states),
+            str(sum(group.counts.values())),
             _percent(group.done),
-            duration(group.left) if group.counts["running"] else text.ABSENT,
+            duration(group.left) if "running" in group.counts else text.ABSENT,
         ]
         for group in kinds
     ]
