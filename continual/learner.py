@@ -336,9 +336,12 @@ class _Noise(AbstractContextManager[None]):
 def make_optimizer(make: Callable[..., torch.optim.Optimizer], parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     """``make(parameters)``, also without any parameter yet; UserError if it cannot be made."""
     try:
-        return make(parameters or [{"params": []}])  # a head may be all that is trained, and grow later
+        made = make(parameters or [{"params": []}])  # a head may be all that is trained, and grow later
     except (TypeError, ValueError) as error:
         raise UserError(f"the optimizer cannot be made: {error}; see optimizer.*") from error
+    if made.defaults.get("lr") == 0:
+        raise UserError("optimizer.lr=0 must be above 0: no step would move a weight")
+    return made
 
 
 def looks(device: torch.device, update: int, n_updates: int) -> bool:

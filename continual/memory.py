@@ -50,16 +50,16 @@ class Memory(ABC):
         device: torch.device | str = "cpu",
     ) -> None:
         if unit not in ("rows", "bytes"):
-            raise UserError(f"memory unit='{unit}' is unknown; use 'rows' or 'bytes'")
+            raise UserError(f"unit='{unit}' is unknown; use 'rows' or 'bytes'")
         if store not in ("rows", "indices"):
-            raise UserError(f"memory store='{store}' is unknown; use 'rows' or 'indices'")
+            raise UserError(f"store='{store}' is unknown; use 'rows' or 'indices'")
         inputs: dict[str, Column] = {"x": (spec.in_shape, spec.dtype)} if store == "rows" else {"id": ((), torch.int64)}
         layout = {**inputs, "y": ((), torch.int64), **(columns or {})}
         row_bytes = sum(prod(shape) * dtype.itemsize for shape, dtype in layout.values())
         self.capacity = capacity // row_bytes if unit == "bytes" else capacity
         if self.capacity < 1:
             bound = f"at least one row's {row_bytes} bytes" if unit == "bytes" else "at least 1 row"
-            raise UserError(f"memory capacity={capacity} {unit} must be {bound}")
+            raise UserError(f"capacity={capacity} {unit} must be {bound}")
         self.capacity = self.fit(self.capacity, spec.n_classes)
         self.replacement = replacement
         self.seen = 0
@@ -217,9 +217,7 @@ class Ring(Memory):
 
     def fit(self, capacity: int, n_classes: int) -> int:
         if capacity < n_classes:
-            raise UserError(
-                f"memory capacity of {capacity} rows must be at least 1 row for each of {n_classes} classes"
-            )
+            raise UserError(f"capacity of {capacity} rows must be at least 1 row for each of {n_classes} classes")
         return capacity - capacity % n_classes
 
     def prepare(self, n_classes: int) -> None:

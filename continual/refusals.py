@@ -1,6 +1,7 @@
 """What a strategy cannot be set to, and what a learner by gradient steps cannot do: said before it starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import combinations
 
 from continual.errors import UserError
@@ -17,6 +18,15 @@ def require(strategy: Strategy, name: str, value: object, holds: bool, bound: st
     """Refuse ``value`` for the setting ``name`` of ``strategy`` unless ``holds``, which a nan never makes true."""
     if not holds:
         raise UserError(f"strategy.{name_of(strategy)}.{name}={value} must be {bound}")
+
+
+@contextmanager
+def settings_of(key: str) -> Iterator[None]:
+    """Within it, a refusal that begins with a setting's own name gets the rest of its key: ``key.capacity=0 ...``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from error
 
 
 def at_least_0(strategy: Strategy, **values: float | None) -> None:

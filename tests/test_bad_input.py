@@ -40,6 +40,7 @@ CONFIG = {
     "train.batch_size=1.5": "batch_size=1.5 must be an integer",
     "optimizer.lr=abc": "optimizer.lr=abc must be a number",
     "optimizer.lr=nan": "optimizer.lr=nan must be a number",
+    "optimizer.lr=0": "optimizer.lr=0 must be above 0: no step would move a weight",
     "optimizer.lr=-1": "the optimizer cannot be made: Invalid learning rate: -1",
     "seed=-1": "seed=-1 must be an integer of at least 0",
     "seed=true": "seed=True must be an integer",
@@ -62,7 +63,13 @@ CONFIG = {
     "train.batch_size=500": "batch_size=500 is larger than the smallest experience of 80 rows",
     "scenario.n_tasks=3": "scenario.n_tasks=3 does not divide the 4 classes; use one of 1, 2, 4",
     "scenario.kind=data scenario.n_tasks=50": "has no test rows; use fewer tasks",
-    "strategy=er strategy.er.memory.capacity=0": "memory capacity=0 rows must be at least 1 row",
+    "strategy=er strategy.er.memory.capacity=0": "strategy.er.memory.capacity=0 rows must be at least 1 row",
+    "strategy=er memory@strategy.er.memory=ring strategy.er.memory.capacity=3": (
+        "strategy.er.memory.capacity of 3 rows must be at least 1 row for each of 4 classes"
+    ),
+    "strategy=icarl strategy.icarl.unit=row": "strategy.icarl.unit='row' is unknown",
+    "learner=gdumb learner.memory.capacity=0": "learner.memory.capacity=0 rows must be at least 1 row",
+    "learner=buffer_knn learner.memory.store=ids": "learner.memory.store='ids' is unknown",
     "strategy=er strategy.er.memory.capacity=7 strategy.er.memory.unit=bytes": "at least one row's 40 bytes",
     "scenario.arrival_rows=5 strategy=ewc": "strategy 'ewc' needs task boundaries",
     # data that is not there

@@ -204,7 +204,7 @@ def head_row(seed: int, label: int) -> Tensor:
 
 def test_initial_rows_depend_on_the_seed_and_the_class_alone(arrival: Arrival) -> None:
     for order in ([[0, 1], [2, 3]], [[3, 2], [1, 0]], [[0, 1, 2, 3]]):
-        sgd = grown("growing", seed=7, optimizer=partial(torch.optim.SGD, lr=0.0))
+        sgd = grown("growing", seed=7, optimizer=partial(torch.optim.SGD, lr=1e-300))
         learn(sgd, *(arrival(i, [0.0] * len(labels), labels) for i, labels in enumerate(order)))
         head = sgd.growing
         assert head is not None

@@ -23,8 +23,14 @@ from continual.types import Experience, Spec
 
 Arrival = Callable[..., Experience]
 SPEC = Spec((1,), 2, dtype=torch.float64)
-FROZEN = partial(torch.optim.SGD, lr=0.0)  # so that only the strategy moves weights
 FIRST, HEAD = "model.features.1.weight", "model.head.weight"
+
+
+def frozen(parameters: Any) -> torch.optim.Optimizer:
+    """At the end of its schedule, so that only the strategy moves weights."""
+    optimizer = torch.optim.SGD(parameters)
+    optimizer.param_groups[0]["lr"] = 0.0
+    return optimizer
 
 
 def tensor(*rows: Any) -> Tensor:
@@ -44,7 +50,7 @@ def learner(
     strategy: Strategy | None = None, model: Callable[[Spec], nn.Module] = two_units, **options: Any
 ) -> SGDLearner:
     strategies = {} if strategy is None else {"s": strategy}
-    chosen: dict[str, Any] = {"optimizer": FROZEN, "spec": SPEC, "batch_size": 2} | options
+    chosen: dict[str, Any] = {"optimizer": frozen, "spec": SPEC, "batch_size": 2} | options
     return SGDLearner(model, chosen.pop("optimizer"), strategies, **chosen)
 
 

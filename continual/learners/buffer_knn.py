@@ -20,6 +20,7 @@ from continual.errors import UserError
 from continual.heads import Head
 from continual.learners.features import Frozen, Model
 from continual.memory import Memory
+from continual.refusals import settings_of
 from continual.seeding import derive
 from continual.state import nbytes
 from continual.types import Cost, Experience, Spec
@@ -64,7 +65,8 @@ class BufferKNN:
         self.features = Frozen(spec, backbone, weights, seed=seed).to(self.device)
         self.head = Head(head, spec, self.device)
         stored = replace(spec, in_shape=(self.features.width,), dtype=torch.float32) if self.encodes else spec
-        self.memory = memory(spec=stored, seed=derive(seed, "buffer_knn", "memory"), device=self.device)
+        with settings_of("learner.memory"):
+            self.memory = memory(spec=stored, seed=derive(seed, "buffer_knn", "memory"), device=self.device)
         if "x" not in self.memory.columns:
             raise UserError("learner.memory.store=indices: an answer cannot fetch rows from the stream; store rows")
         self.updates, self.spent = 0, 0.0

@@ -15,6 +15,7 @@ from continual.augment import Augment
 from continual.batches import TensorRows, batches
 from continual.learners.retrained import Retrained
 from continual.memory import Memory
+from continual.refusals import settings_of
 from continual.seeding import derive
 from continual.types import Experience, Rows, Spec
 
@@ -57,7 +58,8 @@ class GDumb(Retrained):
 
     def prepare(self) -> None:
         seed = derive(self.seed, "gdumb", "memory")
-        self.memory = self.make_memory(spec=self.spec, seed=seed, device=self.device)
+        with settings_of("learner.memory"):
+            self.memory = self.make_memory(spec=self.spec, seed=seed, device=self.device)
 
     def take_in(self, experience: Experience) -> Tensor:
         labels, rows = [], experience.rows

@@ -21,7 +21,7 @@ from continual.class_means import NearestMean, features_of
 from continual.errors import UserError
 from continual.exemplars import Exemplars
 from continual.herding import herd
-from continual.refusals import require
+from continual.refusals import require, settings_of
 from continual.seeding import derive
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output
@@ -69,7 +69,8 @@ class ICaRL(Strategy):
     def start(self, view: View) -> None:
         device, n_classes = view.classes.device, view.spec.n_classes
         seed = derive(self.seed, "ICaRL", "memory")
-        self.exemplars = Exemplars(self.capacity, self.unit, spec=view.spec, seed=seed, device=device)
+        with settings_of("strategy.icarl"):
+            self.exemplars = Exemplars(self.capacity, self.unit, spec=view.spec, seed=seed, device=device)
         needed, rows = n_classes * (self.n_per_class or 1), self.exemplars.capacity
         if rows < needed:
             raise UserError(

@@ -10,7 +10,7 @@ from continual.batches import batches
 from continual.class_means import features_of
 from continual.errors import UserError
 from continual.memory import Column, Herding, Memory
-from continual.refusals import at_least_0, name_of
+from continual.refusals import at_least_0, name_of, settings_of
 from continual.seeding import derive
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output, Rows, Spec
@@ -51,7 +51,8 @@ class Replay(Strategy):
         columns = self.columns(view) | ({"experience": ((), torch.int64)} if self.exclude_current else {})
         seed = derive(self.seed, type(self).__name__, "memory")
         place = view.classes.device
-        self.memory = self.make_memory(spec=self.layout(view), columns=columns, seed=seed, device=place)
+        with settings_of(f"strategy.{name}.memory"):
+            self.memory = self.make_memory(spec=self.layout(view), columns=columns, seed=seed, device=place)
         if isinstance(self.memory, Herding) and self.remember != "end":
             raise UserError(
                 f"strategy.{name}: herding chooses among all rows of an experience when it ends; use a strategy that "
