@@ -65,21 +65,9 @@ class Measure:
     """
 
     STATE = (
-        *(
-            "index",
-            "inside",
-            "left",
-            "started",
-            "rows_seen",
-            "step",
-            "arrived",
-            "last_probed",
-            "trained",
-            "right",
-            "asked",
-        ),
-        *("questions", "told", "scores", "seconds", "peak"),
-    )
+        "index inside left started rows_seen step arrived last_probed trained right asked questions told scores "
+        "seconds peak"
+    ).split()
 
     def __init__(self, probe: Probe, stream: Stream, learner: Learner) -> None:
         self.probe, self.stream, self.learner = probe, stream, learner
