@@ -5,7 +5,7 @@ The bound is set by ``track.alert.forgetting=0.2``; a factory of trackers puts :
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,8 @@ def watched(
         tracker: gets all that comes, before it is looked at.
         alert: the bounds.
         run: what the line on stderr names.
-        tell: raises the alert (title, text) where the run is tracked, too; None if nobody listens there.
+        tell: raises the alert (title, text) where the run is tracked, too, once its moment is logged; it is called
+            again for what a run that goes on had measured before. None if nobody listens there.
     """
     return tracker if alert.forgetting is None else Watched(tracker, alert.forgetting, run, tell)
 
@@ -102,27 +103,32 @@ class Watched:
         self._lost, self._told = Lost(), set[int]()
 
     def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
-        """Pass it on; what was told before is not told again."""
-        known = list(moments)
-        self._tracker.go_on(known)
-        for records in known:
-            self._told |= passing(self._lost(records), self._bound)
+        """Pass it on; on stderr nothing is said again, and where the run is tracked it is known what was told there."""
+        self._tracker.go_on(self._looked_at(moments))
 
     def log(self, records: Sequence[Record]) -> None:
         """Pass the records on, then look at them."""
         self._tracker.log(records)
-        lost = self._lost(records)
-        for task in sorted(passing(lost, self._bound) - self._told):
-            self._told.add(task)
-            self._say(task, lost[task], records[0].rows_seen)
+        self._look(records, aloud=True)
 
     def finish(self, summary: Mapping[str, float], matrix: "Matrix | None", status: str) -> None:
         """Pass it on."""
         self._tracker.finish(summary, matrix, status)
 
-    def _say(self, task: int, lost: float, rows_seen: int) -> None:
-        text = f"task {task} has lost {lost:.3f} of its best accuracy after {rows_seen} rows (alert at {self._bound})"
-        run = self._run
-        print(f"alert: {run.scenario} {run.name} seed {run.seed}: {text}", file=sys.stderr, flush=True)
-        if self._tell is not None:
-            self._tell(f"Forgetting of task {task}", text)
+    def _looked_at(self, moments: Iterable[Sequence[Record]]) -> Iterator[Sequence[Record]]:
+        """The moments, each looked at when the next one is asked for: the tracker has logged it then."""
+        for records in moments:
+            yield records
+            self._look(records, aloud=False)
+
+    def _look(self, records: Sequence[Record], aloud: bool) -> None:
+        lost = self._lost(records)
+        for task in sorted(passing(lost, self._bound) - self._told):
+            self._told.add(task)
+            seen, fall = records[0].rows_seen, lost[task]
+            text = f"task {task} has lost {fall:.3f} of its best accuracy after {seen} rows (alert at {self._bound})"
+            if aloud:
+                run = self._run
+                print(f"alert: {run.scenario} {run.name} seed {run.seed}: {text}", file=sys.stderr, flush=True)
+            if self._tell is not None:
+                self._tell(f"Forgetting of task {task}", text)

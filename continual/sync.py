@@ -1,12 +1,12 @@
-"""Bring runs that were tracked offline to the wandb server, and read back what arrived.
+"""Bring runs that the wandb server does not have, or not whole, there, and read back what arrived.
 
-The upload is ``wandb sync`` itself. Whether it worked is not what that says (it ends with 0 although files were lost),
-but what the server answers when it is asked, compared with the ledger::
+A run of which nothing is there is uploaded by ``wandb sync``, which keeps its times. Whether that worked is not what it
+says (it ends with 0 although files were lost), but what the server answers when it is asked, compared with the ledger.
+What is missing then is sent from the ledger: like a run that goes on, the run is logged from its first moment, and what
+is there is left out. So it does not matter in how many parts and in which modes it was tracked::
 
     for upload in sync(find_runs(paths)):
         upload.missing  # () if all is there
-
-A run that is there already is not sent again: the client would append its history a second time.
 """
 
 import json
@@ -21,18 +21,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from continual.alerts import Alert
 from continual.errors import UserError
 from continual.ledger import RunData, read
 from continual.metrics import accuracy_matrix, summary
-from continual.track import cells, run_id
-from continual.trackers.wandb import MATRIX, MATRIX_COLUMNS, PAGE, write_url
+from continual.track import RunFacts, cells, moments_of, run_id
+from continual.trackers.wandb import MATRIX, MATRIX_COLUMNS, PAGE, Wandb, mark_synced, write_url
 from continual.trackers.wandb_mode import require_server
+from continual.types import Record
 
 WAIT_SECONDS = 30.0  # the server may count what it was sent a little later
 POLL_SECONDS = 0.5
+AT_ONCE = 50  # runs per process of `wandb sync`
 ENDS = {"finished": ("finished",), "killed": ("failed", "crashed", "running")}
 """How a run may have ended there, by how it ended here; interrupted and failed ones have failed there."""
-AT_ONCE = 50  # runs per process of `wandb sync`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,18 @@ class Tracked:
     Attributes:
         data: what its ledger says.
         address: ``[entity/]project/id``.
-        files: what wandb wrote, one file per start.
+        files: what wandb wrote, one file per start, oldest first.
     """
 
     data: RunData
     address: str
     files: tuple[Path, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether its last file holds all of it: one that was begun where nothing was, and not torn by a kill."""
+        alone = len(self.files) == 1 or self.files[-1].parent.name.startswith("offline-")
+        return alone and self.data.status != "killed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +117,30 @@ def sync(paths: Sequence[Path], wait: float = WAIT_SECONDS) -> Iterator[Upload]:
     import wandb
 
     api = wandb.Api()
-    pending = []
+    pending, new = [], []
     for run in found:
         if isinstance(run, Upload):
             yield run
             continue
         there = read_back(api, run)
-        if missing(run.data, there):
-            pending.append(run)
-        else:
+        if not missing(run.data, there):
             yield _arrived(run, there, sent=False)
-    for start in range(0, len(pending), AT_ONCE):
-        some = pending[start : start + AT_ONCE]
-        _upload([file for run in some for file in run.files])
+        elif there is None and run.whole:
+            new.append(run)
+        else:
+            pending.append(run)
+    for start in range(0, len(new), AT_ONCE):
+        some = new[start : start + AT_ONCE]
+        _upload([run.files[-1] for run in some])
         for run in some:
-            yield _arrived(run, _wait_for(api, run, wait), sent=True)
+            there = _wait_for(api, run, wait)
+            if missing(run.data, there):
+                pending.append(run)
+            else:
+                yield _arrived(run, there, sent=True)
+    for run in pending:
+        _go_on(run)
+        yield _arrived(run, _wait_for(api, run, wait), sent=True)
 
 
 def tracked(path: Path) -> Tracked | Upload:
@@ -132,7 +151,7 @@ def tracked(path: Path) -> Tracked | Upload:
     track = data.manifest["resolved"].get("track", {})
     name = run_id(data.manifest["name"], data.manifest["seed"], data.manifest["hash"], path)
     folder = Path(track.get("directory") or path) / "wandb"
-    files = sorted(folder.glob(f"*/run-{name}.wandb"))
+    files = sorted(folder.glob(f"*/run-{name}.wandb"), key=lambda file: file.parent.name.removeprefix("offline-"))
     if not str(track.get("_target_")).endswith(".Wandb") or not files:
         return Upload(path, skipped="it was not tracked in wandb")
     parts = (track.get("entity"), track["project"], name)
@@ -143,8 +162,8 @@ def missing(data: RunData, there: There | None) -> tuple[str, ...]:
     """What the ledger says of a run and the server does not, one phrase each."""
     if there is None:
         return ("the whole run",)
-    steps = len({record.step for record in data.records})
-    lost = [] if there.rows >= steps else [f"{steps - there.rows} of {steps} rows of its history"]
+    rows = len(_moments(data))
+    lost = [] if there.rows >= rows else [f"{rows - there.rows} of {rows} rows of its history"]
     expected = summary(data.records)
     values = [name for name, value in expected.items() if not _equal(there.summary.get(name), value)]
     if values:
@@ -184,8 +203,10 @@ def read_back(api: Any, run: Tracked) -> There | None:
 
 def _arrived(run: Tracked, there: There | None, *, sent: bool) -> Upload:
     lost = missing(run.data, there)
-    if there is not None and not lost:
-        write_url(run.data.path, there.url)
+    write_url(run.data.path, None if there is None or lost else there.url)
+    if not lost:
+        for file in run.files:
+            mark_synced(file)
     return Upload(run.data.path, None if there is None else there.url, sent, lost)
 
 
@@ -206,6 +227,36 @@ def _upload(files: Sequence[Path]) -> None:
         environment = {**os.environ, "WANDB_ERROR_REPORTING": "false", "WANDB_DIR": folder}
         command = [sys.executable, "-m", "wandb", *words]
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+
+
+def _go_on(run: Tracked) -> None:
+    """Go on with the run there, and end it as it ended here."""
+    data, about = run.data, run.data.manifest
+    matrix = accuracy_matrix(data.records).values
+    facts = RunFacts(
+        name=about["name"],
+        scenario=about["scenario"],
+        strategy=about["name"],
+        seed=about["seed"],
+        run_id=run.address.rsplit("/", 1)[-1],
+        directory=data.path,
+        config=yaml.safe_load(about["config"]),
+        n_tasks=matrix.shape[1],
+        n_classes=about["spec"]["n_classes"],
+    )
+    track = about["resolved"]["track"]
+    kept = {name: track[name] for name in ("project", "entity", "tags", "page")}
+    with tempfile.TemporaryDirectory() as folder:
+        options = Wandb(**kept, alert=Alert(track["alert"]["forgetting"]), directory=folder)
+        tracker = options.online(facts)
+        tracker.go_on(_moments(data))
+        tracker.finish(summary(data.records), matrix.tolist(), data.status)
+
+
+def _moments(data: RunData) -> list[list[Record]]:
+    """The moments of a run; without the last of one that was killed, which may be half written and will come again."""
+    moments = list(moments_of(data.records))
+    return moments[:-1] if data.status == "killed" else moments
 
 
 def _file(answer: Any, value: Any) -> bytes | None:

@@ -54,7 +54,10 @@ class Tracker(Protocol):
     """A sink for the records of one run."""
 
     def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
-        """The run was stopped and goes on: what it had measured before. Called at most once, before ``log``."""
+        """The run was stopped and goes on: what it had measured before, to be shown once whatever was shown then.
+
+        Called at most once, before ``log``. What was measured after these moments comes again, with equal values.
+        """
         ...
 
     def log(self, records: Sequence[Record]) -> None:

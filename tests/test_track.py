@@ -294,10 +294,16 @@ def test_file_of_an_offline_run(tmp_path: Path, capfd: pytest.CaptureFixture[str
     rows = history(tmp_path)
     table = rows[4].pop("accuracy_matrix")
     assert rows == {
-        0: row(accuracy(0, None, "start", 0.1, 0.1), 2),
-        1: {"rows_seen": 10, "loss": 2.5},
-        2: {**row(accuracy(2, 0, "end", 0.9, 0.2), 2), "seen_accuracy": 0.9, "arrival/prequential_accuracy": 0.5},
-        4: {**row(accuracy(4, 1, "end", 0.6, 0.8), 2), "seen_accuracy": 0.7, "forgetting/0": pytest.approx(0.3)},
+        0: {**row(accuracy(0, None, "start", 0.1, 0.1), 2), "step": 0},
+        1: {"rows_seen": 10, "step": 1, "loss": 2.5},
+        2: {**row(accuracy(2, 0, "end", 0.9, 0.2), 2), "step": 2, "seen_accuracy": 0.9},
+        3: {"rows_seen": 20, "step": 2, "arrival/prequential_accuracy": 0.5},
+        4: {
+            **row(accuracy(4, 1, "end", 0.6, 0.8), 2),
+            "step": 4,
+            "seen_accuracy": 0.7,
+            "forgetting/0": pytest.approx(0.3),
+        },
     }
     (file,) = tmp_path.glob(f"wandb/*/files/{table['path']}")
     assert json.loads(file.read_text()) == {"columns": ["tasks_trained", "probe", "accuracy"], "data": cells(MATRIX)}
@@ -327,7 +333,7 @@ def test_a_running_run_can_be_read(tmp_path: Path) -> None:
         tracker.log(accuracy(next(steps), 0, "step", 0.5))
         time.sleep(0.5)
     tracker.finish({}, None, "finished")
-    assert found[0] == {"rows_seen": 0, "accuracy/0": 0.5, "seen_accuracy": 0.5}
+    assert found[0] == {"rows_seen": 0, "step": 0, "accuracy/0": 0.5, "seen_accuracy": 0.5}
 
 
 def test_runs_share_one_service_until_it_is_closed(tmp_path: Path) -> None:
@@ -347,14 +353,17 @@ def test_runs_share_one_service_until_it_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_under_its_id(tmp_path: Path) -> None:
-    for step in (5, 6):
+    moments = [accuracy(step, 0, "step", 0.5) for step in (5, 6)]
+    for before, moment in enumerate(moments):
         tracker = Wandb()(facts(tmp_path))
-        tracker.log(accuracy(step, 0, "step", 0.5))
+        tracker.go_on(moments[:before])
+        tracker.log(moment)
         tracker.finish({}, None, "finished")
         close()
         assert [r.run_id for r in kept(tmp_path, "run")] == ["er-3"]
-        assert list(history(tmp_path)) == [step]
-    assert len(list(tmp_path.glob("wandb/*/*.wandb"))) == 2
+        assert [line["step"] for line in history(tmp_path).values()] == [5, 6][: before + 1]
+    first, second = sorted(tmp_path.glob("wandb/*/*.wandb"))
+    assert (first.with_suffix(".wandb.synced").exists(), second.with_suffix(".wandb.synced").exists()) == (True, False)
 
 
 # ---- failures

@@ -9,17 +9,39 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
+from continual import experiment
+from continual.ledger import read
+from continual.metrics import accuracy_matrix
+from continual.track import Curves, cells, moments_of, row
+from continual.trackers.wandb import MATRIX, MATRIX_COLUMNS, PAGE, close
+
 ENTITY = "lab"
 KEY = "0123456789abcdef0123456789abcdef01234567"
+HASTE = {  # what else waits for seconds: wandb repeats and sends in bursts
+    "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1",
+    "WANDB__FILE_TRANSFER_RETRY_MAX": "1",
+    **{
+        f"WANDB__{what}_RETRY_WAIT_{bound}_SECONDS": "1"  # whole ones
+        for what in ("FILE_STREAM", "FILE_TRANSFER", "GRAPHQL")
+        for bound in ("MIN", "MAX")
+    },
+}
+FOLDERS = {"NETRC": "netrc", "WANDB_CONFIG_DIR": "config", "WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data"}
+
 History, Events, Summary = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json"
 Json = dict[str, Any]
 
@@ -331,6 +353,57 @@ class WandbServer:
         number = known or f"V{len(self.views)}"
         self.views[number] = {**variables, "id": number}
         return {"upsertView": {"view": {"id": number, "name": variables["name"]}, "inserted": known is None}}
+
+
+@contextmanager
+def serving(home: Path) -> Iterator["WandbServer"]:
+    """A server, and an environment in which wandb knows it and nothing else."""
+    close()
+    with pytest.MonkeyPatch.context() as patch, WandbServer() as server:
+        for name in [n for n in os.environ if n.startswith("WANDB_") or n.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        for name, value in {"HOME": "", **FOLDERS}.items():
+            patch.setenv(name, str(home / value))
+        for name, value in {**HASTE, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}.items():
+            patch.setenv(name, value)
+        for name in ("WANDB_MODE", "WANDB_ERROR_REPORTING"):  # set by what is tested
+            patch.setenv(name, "")
+            patch.delenv(name)
+        try:
+            yield server
+        finally:
+            server.ill = well
+            close()
+    assert server.unknown == []
+
+
+def assert_whole(found: Run, run: experiment.Run) -> None:
+    """All that the ledger says has arrived, once."""
+    assert found.state == "finished"
+    assert rows(found) == expected(run)
+    summary = found.summary
+    assert {name: summary[name] for name in run.metrics} == pytest.approx(run.metrics)
+    assert summary["status"] == "finished"
+    table = json.loads(found.files[summary[MATRIX]["path"]])
+    matrix = cells(accuracy_matrix(run.records).values.tolist())
+    assert table == {"columns": list(MATRIX_COLUMNS), "data": matrix}
+    assert b"</html>" in found.files[summary[PAGE]["path"]]
+
+
+def rows(found: Run) -> list[Json]:
+    """The history that arrived; without times and media."""
+    left_out = ("_timestamp", "_runtime", MATRIX, PAGE)
+    return [{name: value for name, value in line.items() if name not in left_out} for line in found.history]
+
+
+def expected(run: experiment.Run) -> list[Json]:
+    """The history that has to arrive: one row for each moment, numbered."""
+    n_tasks, n_classes = accuracy_matrix(run.records).values.shape[1], read(run.path).manifest["spec"]["n_classes"]
+    curves = Curves(n_tasks)
+    return [
+        {"_step": number, "step": moment[0].step, **row(moment, n_tasks, n_classes), **curves(moment)}
+        for number, moment in enumerate(moments_of(run.records))
+    ]
 
 
 def well(asked: str) -> None:

@@ -26,7 +26,10 @@ class Point(NamedTuple):
 
 
 class Outlet(Protocol):
-    """One run in a library that keeps curves; made when the run starts. Whatever it raises ends it."""
+    """One run in a library that keeps curves; made when the run starts or goes on. Whatever it raises ends it.
+
+    A run that goes on sends all its points again, in their order: the outlet begins anew or leaves out what is there.
+    """
 
     def send(self, points: Sequence[Point]) -> None:
         """Write down what came since the last call."""
@@ -81,7 +84,7 @@ class _OutletTracker:
 
     def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
         for records in moments:
-            self._curves(records)
+            self.log(records)
 
     def log(self, records: Sequence[Record]) -> None:
         if self._outlet is None or not records:

@@ -1,4 +1,8 @@
-"""TensorBoard: event files in the run's directory; look at them by ``tensorboard --logdir runs``."""
+"""TensorBoard: event files in the run's directory; look at them by ``tensorboard --logdir runs``.
+
+A run that goes on writes its file anew: ``purge_step`` would take back all curves from one step on, and ours do not
+count the same steps. A TensorBoard that is running shows the earlier file until it is started again.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +40,8 @@ class _EventFile:
     def __init__(self, folder: Path, run: RunFacts) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        for earlier in folder.glob("events.out.tfevents.*"):
+            earlier.unlink()
         self._config = hyperparameters(run)
         self._writer = SummaryWriter(str(folder))
         self._writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in self._config.items()))

@@ -2,17 +2,21 @@
 
 Call :func:`close` once per process, when the last run is over.
 
+A moment's number is its step in wandb: each moment is a row there, the same one whenever it is logged, and a row that
+is there already is left out. A run that goes on logs all its moments again: online those arrive that had not, offline
+its new file holds the whole run. The earlier files are marked as synced, so that ``wandb sync`` leaves them out.
+
 Not covered: models and snapshots are never uploaded; wandb cuts a table of more than 10,000 cells. If a run that was
-tracked offline is moved before it is synced, the files of its matrix and page arrive, but not the artifact in which
-wandb wraps the table (it stores an absolute path). A run that is killed loses what came in its last one or two seconds,
-and ``continual sync`` says so.
+tracked offline is moved before ``wandb sync``, the files of its matrix and page arrive, but not the artifact in which
+wandb wraps the table (it stores an absolute path). Of a run that went on offline after its first part had arrived,
+``wandb sync`` sends that part a second time; ``continual sync`` does not. Rows that are logged again have a later time.
 """
 
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,29 +85,45 @@ class Wandb:
                 raise UserError(f"track.{name} is {getattr(self, name)}; it is in seconds and must be above 0")
 
     def __call__(self, run: RunFacts) -> Tracker:
-        tracker = WandbTracker(self, run)
+        return self._tracker(run, _open)
+
+    def online(self, run: RunFacts) -> Tracker:
+        """The same, online or not at all: for a run that is on disk already."""
+        return self._tracker(run, _start_online)
+
+    def _tracker(self, run: RunFacts, start: "Callable[[Wandb, RunFacts, Path], Any]") -> Tracker:
+        tracker = WandbTracker(self, run, start)
         return watched(tracker, self.alert, run, tracker.tell)
 
 
 class WandbTracker:
-    """One run in Weights & Biases. The first error ends the tracking with one warning, never the run."""
+    """One run in Weights & Biases. The first error ends the tracking with one warning, never the run.
 
-    def __init__(self, options: Wandb, run: RunFacts) -> None:
+    Args:
+        options: how it is tracked.
+        run: what it is.
+        start: opens the run there; None for one that keeps nothing.
+    """
+
+    def __init__(self, options: Wandb, run: RunFacts, start: Callable[[Wandb, RunFacts, Path], Any]) -> None:
         self._facts, self._page = run, options.page
         self._directory = Path(options.directory or run.directory).absolute()
         self._curves = Curves(run.n_tasks)
         self._pending: list[tuple[int, dict[str, float]]] = []
         self._due = 0.0
-        self._last_step = 0
+        self._number, self._moment = -1, (-1, -1, "")  # of the last moment
         self._run: Any = None
         with self._surviving("start"):
-            self._run = _open(options, run, self._directory)
+            self._run = start(options, run, self._directory)
 
     def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
-        """The curves go on from where they were."""
+        """Log them again: what is there is left out."""
         for records in moments:
-            self._curves(records)
-            self._last_step = records[0].step
+            self.log(records)
+        if self._run is not None:
+            with self._surviving("go on"):
+                self._flush()
+                _replace(self._directory, self._run)
 
     def log(self, records: Sequence[Record]) -> None:
         """Keep one moment for the next burst."""
@@ -111,13 +131,15 @@ class WandbTracker:
             return
         with self._surviving("log"):
             values = row(records, self._facts.n_tasks, self._facts.n_classes) | self._curves(records)
-            self._pending.append((records[0].step, values))
+            self._count(records[0])
+            if not self._there:
+                self._pending.append((self._number, {**values, "step": records[0].step}))
             if time.monotonic() >= self._due:
                 self._flush()
 
     def tell(self, title: str, text: str) -> None:
-        """Raise an alert."""
-        if self._run is None:
+        """Raise an alert; it belongs to the last moment, and where that is, the alert is."""
+        if self._run is None or self._there:
             return
         with self._surviving("raise an alert"):
             self._run.alert(title=title, text=text, level="WARN")
@@ -137,10 +159,19 @@ class WandbTracker:
             self._run.finish(exit_code=0 if status == "finished" else 1)
         self._run = None
 
+    @property
+    def _there(self) -> bool:
+        """Whether the server had the last moment when the run was opened; then wandb takes nothing more for its row."""
+        return bool(self._number < self._run.starting_step)
+
+    def _count(self, first: Record) -> None:
+        moment = (first.rows_seen, first.step, first.at)
+        self._number += moment != self._moment
+        self._moment = moment
+
     def _flush(self) -> None:
-        for step, values in self._pending:
-            self._run.log(values, step=step)  # equal steps become one row
-            self._last_step = step
+        for number, values in self._pending:
+            self._run.log(values, step=number)
         self._pending.clear()
         self._due = time.monotonic() + FLUSH_SECONDS
 
@@ -150,17 +181,25 @@ class WandbTracker:
         columns, data = list(MATRIX_COLUMNS), cells(matrix)
         with _environment("WANDB_DATA_DIR", str(self._directory / "wandb")):  # else a copy stays in the home directory
             try:
-                self._run.log({MATRIX: wandb.Table(columns=columns, data=data)}, step=self._last_step)
+                self._show(MATRIX, wandb.Table(columns=columns, data=data))
             except wandb.errors.CommError:  # online it is wrapped in an artifact, which cannot be made in an outage
                 table = wandb.Table(columns=columns, data=data)
-                table.bind_to_run(self._run, MATRIX, self._last_step)  # the file alone waits on disk for the server
-                self._run.log({MATRIX: table}, step=self._last_step)
+                # The file alone waits on disk for the server.
+                table.bind_to_run(self._run, MATRIX, "summary" if self._there else self._number)
+                self._show(MATRIX, table)
 
     def _log_page(self, page: str) -> None:
         import wandb
 
-        html = wandb.Html(page, inject=False, data_is_not_path=True)  # its own policy forbids what wandb would inject
-        self._run.log({PAGE: html}, step=self._last_step)
+        # Its own policy forbids what wandb would inject.
+        self._show(PAGE, wandb.Html(page, inject=False, data_is_not_path=True))
+
+    def _show(self, name: str, media: Any) -> None:
+        """Put it in the last moment's row; if that is there already, into the summary alone."""
+        if self._there:
+            self._run.summary[name] = media
+        else:
+            self._run.log({name: media}, step=self._number)
 
     def _render(self) -> str | None:
         """The run's page; None if it cannot be made, which is no reason to lose the rest."""
@@ -218,27 +257,43 @@ def _open(options: Wandb, run: RunFacts, directory: Path) -> Any:
     mode = choose_mode(options.mode, options.connect_timeout)
     if mode == "disabled":
         return None
-    import wandb
-
-    directory.mkdir(parents=True, exist_ok=True)
-    facts = {"id": run.run_id, "scenario": run.scenario, "strategy": run.strategy, "seed": run.seed}
-
-    def start(mode: str) -> Any:
-        return wandb.init(config={**run.config, "run": facts}, settings=_settings(options, run, mode, directory))
-
     try:
-        opened = start(mode)
+        return _start(options, run, directory, mode)
     except Exception as error:
         if mode == "offline":
             raise
         LOGGER.warning("wandb failed to start online: tracking offline, for `continual sync` (%s)", _told(error))
         close()  # its process holds the id of a start that failed; a run that is open beside this one ends there
-        mode, opened = "offline", start("offline")
+        return _start(options, run, directory, "offline")
+
+
+def _start_online(options: Wandb, run: RunFacts, directory: Path) -> Any:
+    return _start(options, run, directory, "online")
+
+
+def _start(options: Wandb, run: RunFacts, directory: Path, mode: str) -> Any:
+    import wandb
+
+    directory.mkdir(parents=True, exist_ok=True)
+    facts = {"id": run.run_id, "scenario": run.scenario, "strategy": run.strategy, "seed": run.seed}
+    opened = wandb.init(config={**run.config, "run": facts}, settings=_settings(options, run, mode, directory))
     opened.define_metric("*", step_metric="rows_seen")
     for name in ("R/*", "forgetting/*"):
         opened.define_metric(name, step_metric="task")
     write_url(run.directory, opened.url if mode == "online" else None)
     return opened
+
+
+def _replace(directory: Path, run: Any) -> None:
+    """Mark what earlier starts of a run wrote on this machine as synced: this one has it all."""
+    for file in directory.glob(f"wandb/*/run-{run.id}.wandb"):
+        if file.parent != Path(run.dir).parent:
+            mark_synced(file)
+
+
+def mark_synced(file: Path) -> None:
+    """Let ``wandb sync`` leave out a file that wandb wrote, as it does itself."""
+    file.with_suffix(".wandb.synced").touch()
 
 
 def _settings(options: Wandb, run: RunFacts, mode: str, directory: Path) -> Any:
@@ -257,7 +312,7 @@ def _settings(options: Wandb, run: RunFacts, mode: str, directory: Path) -> Any:
         root_dir=str(directory),
         use_dot_wandb=False,
         reinit="create_new",
-        resume="allow",  # else `wandb sync` does not join the pieces of a run that was continued
+        resume="allow",  # a run that goes on keeps its id there
         init_timeout=options.init_timeout,
         finish_timeout=options.finish_timeout,
         x_transaction_log_flush_interval=FLUSH_SECONDS,  # its 15 s lose a whole short run to a kill
