@@ -28,6 +28,7 @@ from continual.signatures import check_calls
 NONE_WHEN_EMPTY = ("scheduler", "clip", "augment")
 ALWAYS_READ = frozenset({"scenario", "operator", "learner", "probe", "snapshot", "track"})
 INDECISIVE = frozenset({"track", "snapshot", "device", "output", "name"})
+READING = frozenset({"workers", "cache_mb"})  # of a source: how its rows are read, not which
 NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -73,9 +74,7 @@ class Config:
     def hash(self) -> str:
         """8 hex digits of what decides the results: all but tracking, device, place and name."""
         decisive = {
-            key: _without_device(value, self.unresolved[key])
-            for key, value in self.resolved.items()
-            if key not in INDECISIVE
+            key: _decisive(value, self.unresolved[key]) for key, value in self.resolved.items() if key not in INDECISIVE
         }
         return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=4).hexdigest()
 
@@ -85,12 +84,12 @@ class Config:
         return Path(self.resolved["output"]) / self.scenario / self.name / f"seed{self.resolved['seed']}-{self.hash}"
 
 
-def _without_device(resolved: Any, written: Any) -> Any:
-    """``resolved`` without the values that were written as a reference to the device."""
+def _decisive(resolved: Any, written: Any) -> Any:
+    """``resolved`` without the values that were written as a reference to the device, and without how rows are read."""
     if not isinstance(resolved, Mapping) or not isinstance(written, Mapping):
         return resolved
-    kept = [key for key in resolved if written[key] != "${device}"]
-    return {key: _without_device(resolved[key], written[key]) for key in kept}
+    kept = [key for key in resolved if written[key] != "${device}" and key not in READING]
+    return {key: _decisive(resolved[key], written[key]) for key in kept}
 
 
 def compose(*overrides: str, config_dir: str | Path | None = None, allow: Sequence[str] = ()) -> Config:

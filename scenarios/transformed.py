@@ -44,6 +44,11 @@ class Transformed:
             x[chosen] = self.transform(x[chosen], rows[chosen], task)
         return x
 
+    @property
+    def expect(self) -> Callable[[Tensor], None] | None:
+        expect: Callable[[Tensor], None] | None = getattr(self.source, "expect", None)
+        return None if expect is None else lambda ids: expect(ids % len(self.source.y))
+
     def digest(self) -> str:
         return f"{self.source.digest()} {self.name}"
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from continual.errors import UserError
+from scenarios.sources.blocks import Blocks
 
+READ_AHEAD = 256 << 20  # bytes of rows that are loaded one by one and held, if they are read ahead
 DTYPES = (torch.uint8, torch.int64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -57,7 +59,7 @@ class Source(Protocol):
         ...
 
 
-class _Labelled:
+class Labelled:
     """The half of a source that does not depend on where its rows live."""
 
     def __init__(
@@ -67,8 +69,11 @@ class _Labelled:
         n_classes: int | None,
         class_names: Sequence[str] | None,
         input_range: Sequence[float],
+        workers: int = 0,
     ) -> None:
-        self.y = torch.cat([y_train, y_test]).long()
+        if workers < 0:
+            raise UserError(f"workers={workers} must be at least 0")
+        self.y = torch.cat([y_train, y_test])
         self.n_train = len(y_train)
         if self.n_train == 0:
             raise UserError("the source has no training rows")
@@ -80,10 +85,10 @@ class _Labelled:
         self._check_labels()
 
     def _check_labels(self) -> None:
-        wrong = ((self.y < 0) | (self.y >= self.n_classes)).nonzero().flatten().tolist()
-        if wrong:
-            label = int(self.y[wrong[0]])
-            row = f"row {wrong[0] + 1} (the first is 1)"
+        if int(self.y.min()) < 0 or int(self.y.max()) >= self.n_classes:
+            y = self.y.long()
+            wrong = int(((y < 0) | (y >= self.n_classes)).nonzero()[0])
+            label, row = int(y[wrong]), f"row {wrong + 1} (the first is 1)"
             raise UserError(f"{row} has the label {label}; labels must be in 0..{self.n_classes - 1}")
         if len(self.class_names) != self.n_classes:
             raise UserError(f"{len(self.class_names)} class names for {self.n_classes} classes")
@@ -91,7 +96,7 @@ class _Labelled:
             raise UserError("the training rows are all of one class; a classifier needs at least 2")
 
 
-class TensorSource(_Labelled):
+class TensorSource(Labelled):
     """All rows in one tensor in memory: the fast path.
 
     Args:
@@ -125,7 +130,7 @@ class TensorSource(_Labelled):
         _check_rows("test", x_test, y_test)
         if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
             raise UserError(f"training rows are {_kind(x_train)} but test rows are {_kind(x_test)}")
-        super().__init__(y_train, y_test, n_classes, class_names, input_range)
+        super().__init__(y_train.long(), y_test.long(), n_classes, class_names, input_range)
         self.x = torch.cat([x_train, x_test]) if len(x_test) else x_train.contiguous()  # (N, *in_shape)
         self.in_shape = tuple(self.x.shape[1:])
         self.dtype = self.x.dtype
@@ -134,10 +139,10 @@ class TensorSource(_Labelled):
         return self.x.index_select(0, ids)  # copies whole rows; x[ids] took 3 to 14 times as long
 
     def digest(self) -> str:
-        return _digest([_kind(self.x), str(self.n_train)], [self.x, self.y])
+        return digest([_kind(self.x), str(self.n_train)], [self.x, self.y])
 
 
-class LazySource(_Labelled):
+class LazySource(Labelled):
     """Rows that are loaded one by one when they are asked for, e.g. from a disk.
 
     Args:
@@ -148,6 +153,8 @@ class LazySource(_Labelled):
         identity: facts that name the data, for the digest: file names and sizes, say.
         class_names: one per class.
         input_range: as in ``TensorSource``.
+        workers: threads that load rows of the next batches, up to ``READ_AHEAD`` bytes, while one is used; then
+            ``load`` must be safe to run in several threads at once. 0 loads a row when it is needed.
 
     Raises:
         UserError: labels as in ``TensorSource``; in ``fetch``, a row of another shape or dtype than row 0.
@@ -162,19 +169,25 @@ class LazySource(_Labelled):
         identity: Iterable[str],
         class_names: Sequence[str],
         input_range: Sequence[float] = (0.0, 1.0),
+        workers: int = 0,
     ) -> None:
-        super().__init__(y_train, y_test, len(class_names), class_names, input_range)
+        super().__init__(y_train.long(), y_test.long(), len(class_names), class_names, input_range, workers)
         self._load = load
         self._identity = list(identity)
         first = load(0)
         self.in_shape = tuple(first.shape)
         self.dtype = first.dtype
+        self.blocks = Blocks(self._row, lambda _: first.nbytes, READ_AHEAD if workers else 0, workers)
+        self.expect: Callable[[Tensor], None] | None = self._expect if workers else None
 
     def fetch(self, ids: Tensor) -> Tensor:
         rows = torch.empty(len(ids), *self.in_shape, dtype=self.dtype)
         for position, row in enumerate(ids.tolist()):
-            rows[position] = self._row(row)
+            rows[position] = self.blocks.get(row)
         return rows
+
+    def _expect(self, ids: Tensor) -> None:
+        self.blocks.expect(ids.tolist())
 
     def _row(self, row: int) -> Tensor:
         if not 0 <= row < len(self.y):
@@ -186,7 +199,7 @@ class LazySource(_Labelled):
         return x
 
     def digest(self) -> str:
-        return _digest([f"{self.dtype} {self.in_shape}", str(self.n_train), *self._identity], [self.y])
+        return digest([f"{self.dtype} {self.in_shape}", str(self.n_train), *self._identity], [self.y])
 
     def resident(self) -> TensorSource:
         """The same rows, loaded now into one tensor."""
@@ -199,6 +212,11 @@ class LazySource(_Labelled):
 def smallest(n: int) -> str:
     """The smallest type that holds 0..n-1 and that torch does not take for a mask: int8, int16, int32 or int64."""
     return next(kind for kind in ("int8", "int16", "int32", "int64") if n - 1 <= np.iinfo(kind).max)
+
+
+def compact(rows: Tensor) -> Tensor:
+    """A permutation (N,) in the smallest type that holds it."""
+    return rows.to(getattr(torch, smallest(len(rows))))
 
 
 def _kind(x: Tensor) -> str:
@@ -232,9 +250,9 @@ def _checked_range(input_range: Sequence[float]) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def _digest(facts: Iterable[str], tensors: Iterable[Tensor]) -> str:
+def digest(facts: Iterable[str], tensors: Iterable[Tensor]) -> str:
     """BLAKE2b over the facts and over the tensors' bytes in row order, little-endian."""
-    digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=16)
+    total = hashlib.blake2b("\n".join(facts).encode(), digest_size=16)
     for tensor in tensors:
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        total.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,5 +1,6 @@
 """Columns of a table -> numbers, categories or times, with errors that name file, column and row."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ MAX_VALUES = 1000  # a text column with more distinct values is an identifier or
 
 Cells = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+Features = npt.NDArray[np.float32]
 
 
 def cells_of(table: Table, name: str) -> Cells:
@@ -53,7 +55,7 @@ def parsed(table: Table, name: str, cells: Cells) -> Cells:
     try:
         return cells.astype(np.float64)
     except ValueError:
-        odd = [row for row, text in enumerate(cells.tolist()) if not _is_number(text)]
+        odd = [row for row, text in enumerate(cells.tolist()) if not reads_as_number(text)]
     if len(odd) < len(cells) / 2:
         raise UserError(
             f"{table.at(name, odd[0])}: {cells[odd[0]].item()!r} is not a number, but most cells of the column are; "
@@ -62,7 +64,8 @@ def parsed(table: Table, name: str, cells: Cells) -> Cells:
     return cells
 
 
-def _is_number(text: str) -> bool:
+def reads_as_number(text: str) -> bool:
+    """Whether a cell of a column of texts is a number."""
     try:
         float(text)
     except ValueError:
@@ -80,15 +83,31 @@ def finite_numbers(table: Table, name: str, cells: Cells) -> Floats:
     return numbers
 
 
-def one_hot(table: Table, name: str, values: Cells) -> npt.NDArray[np.float32]:
+def one_hot(table: Table, name: str, values: Cells) -> Features:
     """(N, values) float32 of 0 and 1, one column per distinct value in sorted order."""
     found, inverse = np.unique(values, return_inverse=True)
-    if len(found) > MAX_VALUES:
+    check_distinct(table.path, name, len(found))
+    return indicators(inverse, len(found))
+
+
+def check_distinct(path: Path, name: str, n: int) -> None:
+    """Refuse a column with too many values."""
+    if n > MAX_VALUES:
         raise UserError(
-            f"{table.path}, column {name!r}: {len(found)} distinct values are too many to one-hot encode "
+            f"{path}, column {name!r}: {n} distinct values are too many to one-hot encode "
             f"(at most {MAX_VALUES}); list the columns to learn from: features=[...]"
         )
-    return np.eye(len(found), dtype=np.float32)[inverse]
+
+
+def indicators(positions: npt.NDArray[np.intp], n: int) -> Features:
+    """(N, n) float32: row i is 1 at ``positions`` (N,) i, and 0 elsewhere."""
+    return np.eye(n, dtype=np.float32)[positions]
+
+
+def scaled(floats: Floats, shift: float, divisor: float) -> Features:
+    """(N, 1) float32 of (floats - shift) / divisor."""
+    features: Features = ((floats - shift) / divisor).astype(np.float32)
+    return features[:, None]
 
 
 def time_order(table: Table, name: str | None) -> npt.NDArray[np.int64]:

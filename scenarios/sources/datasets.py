@@ -34,6 +34,7 @@ def dataset(
     seed: int = 0,
     resident: bool = False,
     input_range: Sequence[float] = (0.0, 1.0),
+    workers: int = 0,
 ) -> LazySource | TensorSource:
     """A map-style dataset whose rows are pairs (x, y), loaded row by row when they are asked for.
 
@@ -49,6 +50,8 @@ def dataset(
         seed: of a random split; the data's own, so that all runs share one split.
         resident: hold all rows in memory, instead of asking the dataset each time.
         input_range: (low, high) that 0 and 255 of uint8 rows are mapped to by the network.
+        workers: threads that read rows which are not resident before they are needed; the dataset must then be safe to
+            read from several threads at once. 0: none.
 
     Raises:
         UserError: not a map-style dataset; a row that is not (x, y), cannot be read, or differs when
@@ -72,7 +75,15 @@ def dataset(
         return as_row(_pair(part, index)[0], f"{_name(part)}, row {index}")
 
     identity = [f"{_name(part)} {len(part)} {_sample_digest(part)}" for part in parts]
-    source = LazySource(load, ids[rows], ids[held_out], identity=identity, class_names=names, input_range=input_range)
+    source = LazySource(
+        load,
+        ids[rows],
+        ids[held_out],
+        identity=identity,
+        class_names=names,
+        input_range=input_range,
+        workers=0 if resident else workers,
+    )
     return source.resident() if resident else source
 
 

@@ -16,6 +16,12 @@ def data_root(root: str | None) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
+def existing_folder(path: str) -> Path | None:
+    """The absolute path of a folder that exists, looked up as in :func:`existing_file`; None if there is none."""
+    given = Path(path).expanduser()
+    return next((place for place in (given.absolute(), data_root(None) / given) if place.is_dir()), None)
+
+
 def existing_file(path: str) -> Path:
     """The absolute path of a file that exists and is not empty, or a UserError.
 

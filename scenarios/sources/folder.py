@@ -33,6 +33,7 @@ def image_folder(
     seed: int = 0,
     resident: bool = False,
     input_range: Sequence[float] = (0.0, 1.0),
+    workers: int = 1,
 ) -> LazySource | TensorSource:
     """Images ``root/<class>/*``, or ``root/train/<class>/*`` and ``root/test/<class>/*``: uint8 (channels, H, W).
 
@@ -47,6 +48,7 @@ def image_folder(
         seed: of that split; the data's own, so that all runs share one split.
         resident: hold all rows in memory, instead of reading files each time rows are asked for.
         input_range: (low, high) that 0 and 255 are mapped to by the network.
+        workers: threads that read images which are not resident before they are needed; 0: none.
 
     Raises:
         UserError: no such folder; no images; a file that is no image, or has 16 bits per channel
@@ -67,6 +69,7 @@ def image_folder(
         identity=[f"{row.file.relative_to(top).as_posix()} {row.file.stat().st_size}" for row in rows],
         class_names=names,
         input_range=input_range,
+        workers=0 if resident else workers,
     )
     return source.resident() if resident else source
 

@@ -1,6 +1,7 @@
 """Labels as users write them -> class ids; and which rows are kept for testing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -39,17 +40,27 @@ def encode(values: Values, classes: Sequence[object] | None, name: str) -> tuple
     if values.ndim != 1 or values.dtype.kind not in "buifU":
         raise UserError(f"{name}: labels must be one number or string per row, not {values.dtype} {values.shape}")
     found, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    numeric = values.dtype.kind in "uif"
-    for value, row in zip(found.tolist(), first.tolist(), strict=True):
+    ids, names = class_ids(found, first.tolist(), classes, name, partial(at_row, name))
+    return ids[torch.from_numpy(inverse)], names  # (N,)
+
+
+def class_ids(
+    found: Values, first: Sequence[int], classes: Sequence[object] | None, name: str, at: Callable[[int], str]
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Class ids (K,) of the distinct labels ``found`` (K,), sorted, and class names; see ``encode``.
+
+    ``first``: the first row of each; ``at`` names a row in an error message.
+    """
+    numeric = found.dtype.kind in "uif"
+    for value, row in zip(found.tolist(), first, strict=True):
         if numeric and not float(value).is_integer():
-            raise UserError(f"{at_row(name, row)}: the label {value} is neither an integer nor a string")
+            raise UserError(f"{at(row)}: the label {value} is neither an integer nor a string")
     names = [_text(value) for value in found.tolist()]
-    wanted = _in_order(names, numeric, name) if classes is None else _listed(names, first.tolist(), classes, name)
+    wanted = _in_order(names, numeric, name) if classes is None else _listed(names, first, classes, at)
     if len(wanted) < 2:
         raise UserError(f"{name}: all labels are {names[0]!r}; a classifier needs at least 2 classes")
     position = {text: index for index, text in enumerate(wanted)}
-    ids = torch.tensor([position[text] for text in names])[torch.from_numpy(inverse)]  # (N,)
-    return ids, tuple(wanted)
+    return torch.tensor([position[text] for text in names]), tuple(wanted)
 
 
 def _decoded(value: object, name: str) -> str:
@@ -74,13 +85,13 @@ def _in_order(names: list[str], numeric: bool, name: str) -> list[str]:
     return names
 
 
-def _listed(names: list[str], first: list[int], classes: Sequence[object], name: str) -> list[str]:
+def _listed(names: list[str], first: Sequence[int], classes: Sequence[object], at: Callable[[int], str]) -> list[str]:
     wanted = [_text(value) for value in classes]
     if len(set(wanted)) != len(wanted):
         raise UserError(f"classes={wanted} names a label twice")
     for row, text in sorted(zip(first, names, strict=True)):
         if text not in wanted:
-            raise UserError(f"{at_row(name, row)}: {text!r} is not among classes={wanted}{nearest(text, wanted)}")
+            raise UserError(f"{at(row)}: {text!r} is not among classes={wanted}{nearest(text, wanted)}")
     return wanted
 
 
@@ -96,20 +107,25 @@ def split_rows(y: Tensor, test_fraction: float, split: str, seed: int) -> tuple[
         split: ``random`` or ``last``.
         seed: of the draw; the data's own, so that all runs share one split.
     """
-    if not 0 <= test_fraction < 1:
-        raise UserError(f"test_fraction={test_fraction} must be in [0, 1); 0 means no test rows")
-    if split not in ("random", "last"):
-        raise UserError(f"split={split!r} is unknown{nearest(str(split), ['random', 'last'])}")
+    check_split(test_fraction, split)
     test = torch.zeros(len(y), dtype=torch.bool)
     if test_fraction > 0 and split == "last":
         test[len(y) - round(test_fraction * len(y)) :] = True
     elif test_fraction > 0:
         draw = generator(seed, "source", "split")
-        for label in sorted(set(y.tolist())):
+        for label in y.bincount().nonzero()[:, 0].tolist():
             rows = (y == label).nonzero().flatten()
             count = min(max(1, round(test_fraction * len(rows))), len(rows) - 1)
             test[rows[torch.randperm(len(rows), generator=draw)[:count]]] = True
     return (~test).nonzero().flatten(), test.nonzero().flatten()
+
+
+def check_split(test_fraction: float, split: str) -> None:
+    """Refuse a share outside [0, 1), and an unknown way to split."""
+    if not 0 <= test_fraction < 1:
+        raise UserError(f"test_fraction={test_fraction} must be in [0, 1); 0 means no test rows")
+    if split not in ("random", "last"):
+        raise UserError(f"split={split!r} is unknown{nearest(str(split), ['random', 'last'])}")
 
 
 def check_trained(y_train: Tensor, names: Sequence[str], name: str) -> None:

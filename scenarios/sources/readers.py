@@ -8,34 +8,40 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from continual.errors import UserError
-from scenarios.sources.files import existing_file, read_bytes
+from scenarios.sources.files import existing_file, existing_folder, read_bytes
 from scenarios.sources.labels import at_row
 
 
 class Table(NamedTuple):
-    """``columns``: name -> (N,) cells, a pyarrow array; strings where the file has no types of its own."""
+    """``columns``: name -> (N,) cells, a pyarrow array; strings where the file has no types of its own.
+
+    ``group``: the row group of the file that this is, which begins at the row ``first`` of it; None for the whole file.
+    """
 
     path: Path
     columns: Mapping[str, Any]
+    group: int | None = None
+    first: int = 0
 
     @property
     def names(self) -> list[str]:
         return list(self.columns)
 
     def at(self, name: str, row: int) -> str:
-        return at_row(f"{self.path}, column {name!r}", row)
+        group = "" if self.group is None else f", row group {self.group}"
+        return at_row(f"{self.path}{group}, column {name!r}", self.first + row)
 
 
 def read_table(path: str, delimiter: str) -> Table:
-    """The columns of a ``.csv``, ``.arff`` or ``.parquet`` file.
+    """The columns of a ``.csv``, ``.arff`` or ``.parquet`` file, or of a folder of the last.
 
     Raises:
         UserError: no such file, another ending, a file that cannot be parsed, a column name used
             twice, no rows.
     """
-    file = existing_file(path)
+    file = existing_folder(path) or existing_file(path)
     packed = file.suffix.lower() in (".gz", ".bz2", ".xz")
-    ending = (Path(file.stem) if packed else file).suffix.lower()
+    ending = ".parquet" if file.is_dir() else (Path(file.stem) if packed else file).suffix.lower()
     readers: dict[str, Callable[[], Any]] = {
         ".csv": lambda: _read_csv(read_bytes(file), delimiter),
         ".arff": lambda: _read_arff(read_bytes(file)),
@@ -69,10 +75,43 @@ def _read_csv(data: bytes, delimiter: str) -> Any:
     return csv.read_csv(io.BytesIO(data), parse_options=parse, convert_options=convert)
 
 
-def _read_parquet(file: Path) -> Any:
+def parquet_files(place: Path) -> dict[Path, Any]:
+    """The metadata of a Parquet file, or of all ``*.parquet`` of a folder in the order of their names.
+
+    Raises:
+        UserError: a file that cannot be read; a folder without one; a column name used twice; files whose columns
+            differ.
+    """
     from pyarrow import parquet
 
-    return parquet.read_table(file, partitioning=None)
+    files = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+    if not files:
+        raise UserError(f"no *.parquet in the folder {place}")
+    found, types = {}, {}
+    for file in files:
+        try:
+            found[file] = parquet.read_metadata(file)
+        except (ValueError, OSError) as error:
+            raise UserError(f"cannot read {file}: {error}") from error
+        schema = found[file].schema.to_arrow_schema()
+        twice = [name for name in schema.names if schema.names.count(name) > 1]
+        if twice:
+            raise UserError(f"{file} has two columns {twice[0]!r}")
+        types[file] = {field.name: str(getattr(field.type, "value_type", field.type)) for field in schema}
+        for name in types[files[0]].keys() | types[file].keys():
+            own, first = (types[f].get(name, "missing") for f in (file, files[0]))
+            if own != first:
+                raise UserError(f"{file}, column {name!r}: {own}, but {first} in {files[0].name}; write them alike")
+    return found
+
+
+def _read_parquet(place: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    first, *others = [parquet.read_table(file, partitioning=None) for file in parquet_files(place)]
+    tables = [first, *(table.select(first.column_names) for table in others)]
+    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
 
 
 def _read_arff(data: bytes) -> Any:
