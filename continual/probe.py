@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from continual.batches import batches
 from continual.errors import UserError
 from continual.measures import calibration_error, dormant_fraction, effective_rank, weight_norm
 from continual.step import MASKED
@@ -71,7 +72,7 @@ class Measure:
 
     def __init__(self, probe: Probe, stream: Stream, learner: Learner) -> None:
         self.probe, self.stream, self.learner = probe, stream, learner
-        self.labels = [rows.take(torch.arange(len(rows))).y for rows in stream.probes]
+        self.labels = [torch.cat([batch.y for batch in self._read(rows)]) for rows in stream.probes]
         self.index, self.inside, self.left, self.started = 0, False, 0, False
         self.rows_seen = self.step = self.arrived = 0
         self.last_probed = 0
@@ -219,9 +220,13 @@ class Measure:
 
     def _on_probe(self, probe: int, chosen: Tensor) -> Tensor:
         """Logits (n, C) for the rows of a probe at positions ``chosen`` (n,)."""
-        chunks = torch.split(chosen, self.probe.batch_size)
         task = probe if self.stream.spec.task_aware else None
-        return self._predict((self.stream.probes[probe].take(chunk).x for chunk in chunks), task)
+        return self._predict((batch.x for batch in self._read(self.stream.probes[probe], chosen)), task)
+
+    def _read(self, rows: Rows, chosen: Tensor | None = None) -> Iterator[Batch]:
+        """The rows at positions ``chosen`` (n,), or all, as many at once as are predicted at once."""
+        positions = torch.arange(len(rows)) if chosen is None else chosen
+        return batches(rows, torch.split(positions, self.probe.batch_size))
 
     def _predict(self, chunks: Iterable[Tensor], task: int | None) -> Tensor:
         """Logits (n, C) under inference mode."""
