@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS := runs/main
 TRACK := track=wandb track.mode=offline
 
-.PHONY: run test test-long lint benchmark clean
+.PHONY: run test test-long test-cluster lint benchmark clean
 
 run: $(VENV)/installed
 	$(BIN)/continual run -m experiment=split_digits 'strategy=none,er,er_ace,derpp,[er,ema_teacher],ewc,lwf' 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
@@ -15,10 +15,14 @@ run: $(VENV)/installed
 	@$(BIN)/continual dashboard $(RUNS) --export $(RUNS)/dashboard.html
 
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -m "not long" --numprocesses=2 --dist=worksteal
+	$(BIN)/python -m pytest -m "not long and not cluster" --numprocesses=2 --dist=worksteal
 
 test-long: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cluster"
+
+test-cluster: $(VENV)/installed-test
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[ray,submitit]'
+	$(BIN)/python -m pytest -m cluster --durations=0
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

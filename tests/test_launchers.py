@@ -469,6 +469,44 @@ def test_a_launcher_of_a_user_is_fenced(place):
 # Submitit
 
 
+def test_the_options_of_slurm_reach_its_script(job, tmp_path, monkeypatch):
+    """With an sbatch that only keeps what it is given: one array of jobs, a thread each, a signal before time is up."""
+    pytest.importorskip("submitit")
+    for name, text in {
+        "sbatch": 'cp "$1" "$0.script"; echo Submitted batch job 7',
+        "scancel": 'echo "$@" >> "$0.log"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+    for name in ("srun", "sacct"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+    for name in ("sbatch", "scancel", "srun", "sacct"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("continual.launchers.submitit.STOP_SECONDS", 0.1)
+    given = {"timeout_min": 90, "partition": "long", "mem_gb": 3, "gpus_per_node": 1, "array_parallelism": 1}
+    words = [f"hydra.launcher.{name}={value}" for name, value in given.items()]
+    launch = launching.launcher(["hydra/launcher=submitit_slurm", *words, "hydra.launcher.setup=[module load x]"])
+    naps = iter([KeyboardInterrupt])
+
+    def sleep(seconds):
+        for error in naps:
+            raise error
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        list(launch([job, job], None))
+    script = (tmp_path / "sbatch.script").read_text()
+    for line in (
+        "time=90", "partition=long", "mem=3GB", "gpus-per-node=1", "array=0-1%1", "cpus-per-task=1", "signal=USR2@90",
+        "job-name=continual",
+    ):  # fmt: skip
+        assert f"#SBATCH --{line}\n" in script
+    assert "export OMP_NUM_THREADS=1\n" in script
+    assert "module load x\n" in script
+    assert (tmp_path / "scancel.log").read_text().split() == ["7_0", "7_1"]
+    assert (tmp_path / "submitit").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_job_that_is_preempted_goes_on_and_does_not_start_over(job, tmp_path, monkeypatch):
     """Submitit's signal: the run stores itself and stops, then submitit's own handler queues the job again."""
     pytest.importorskip("submitit")
