@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 import continual
-from continual import launching, ledger, worker
+from continual import launching, ledger, sweep, worker
 from continual.errors import Terminated, UserError
 from continual.ledger import Ledger
+from continual.sweep import Outcome
 from continual.types import Record
 from continual.worker import STOPPED, Job
 
@@ -357,6 +358,20 @@ def test_an_old_run_does_not_stand_for_one_that_was_to_be_started_over(job):
     assert (outcome.run, str(outcome.error), outcome.error.__notes__) == (None, "no room", ["a note"])
 
 
+def test_a_run_that_another_process_has_finished_meanwhile_is_read(job):
+    def busy(jobs, watch):
+        book = Ledger.create(job.config.directory, {"created": "now", "config": "", "seed": 0})
+        yield Outcome(job.config, None, UserError("in use"))
+        book.end("finished")
+        book.close()
+        yield Outcome(other.config, None, UserError("no room"))
+
+    other = Job(continual.compose(*SMALL, "seed=1", f"output={job.place}"), place=job.place)
+    first, last = sweep.launched(busy, [job, other], None)
+    assert (first.config, str(first.error)) == (other.config, "no room")
+    assert (last.config, last.run.status, last.run.ran) == (job.config, "finished", False)
+
+
 def test_a_worker_replies_plain_values_and_closes_wandb(job, tmp_path, monkeypatch):
     from continual.trackers import wandb
 
@@ -438,7 +453,7 @@ def test_a_wrong_launcher_is_told_before_any_work(cli, tmp_path, monkeypatch, wo
     monkeypatch.setattr(util, "find_spec", lambda name: name)
     for module in ("submitit", "ray"):
         monkeypatch.setattr(f"continual.launchers.{module}.find_spec", lambda name: name)
-    monkeypatch.setattr(continual.sweep, "check", pytest.fail)
+    monkeypatch.setattr(sweep, "check", pytest.fail)
     code, out, err = cli("run", "-m", "seed=0,1", *SMALL, f"output={tmp_path}/runs", *words.split())
     assert (code, out) == (2, "")
     assert WRONG[words] in err
