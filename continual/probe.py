@@ -65,10 +65,8 @@ class Measure:
         left: rows of it that are not consumed yet.
     """
 
-    STATE = (
-        "index inside left started rows_seen step arrived last_probed trained right asked questions told scores "
-        "seconds peak"
-    ).split()
+    GIVEN = frozenset({"probe", "stream", "learner", "labels", "labels_only"})
+    """What it is made from; all else is its state."""
 
     def __init__(self, probe: Probe, stream: Stream, learner: Learner) -> None:
         self.probe, self.stream, self.learner = probe, stream, learner
@@ -182,11 +180,12 @@ class Measure:
 
     def state_dict(self) -> dict[str, Any]:
         """All that it holds, for a run that goes on later: between two moments, see :func:`continual.loop.moments`."""
-        return {name: getattr(self, name) for name in self.STATE} | {"labels_only": vars(self.labels_only)}
+        own = {name: value for name, value in vars(self).items() if name not in self.GIVEN}
+        return own | {"labels_only": vars(self.labels_only)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Hold what another evaluator of the same stream held; ``state`` is not to be used elsewhere."""
-        vars(self).update({name: state[name] for name in self.STATE})
+        vars(self).update({name: state[name] for name in vars(self) if name not in self.GIVEN})
         vars(self.labels_only).update(state["labels_only"])
 
     def _inside(self) -> Iterator[tuple[str, float]]:
