@@ -1,6 +1,7 @@
 """Parquet files that stay on the disk: their row groups, and a source that decodes those it needs."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -68,7 +69,7 @@ class RowGroups:
         path: the file or the folder.
         names: of the columns.
         groups: where each row group lies.
-        starts: (G + 1,) int64: rows starts[g] to starts[g + 1] of all files are those of row group g.
+        starts: G + 1 numbers: rows starts[g] to starts[g + 1] of all files are those of row group g.
 
     Raises:
         UserError: no such file; a file that is no Parquet file or changes while it is read; columns that differ
@@ -86,12 +87,12 @@ class RowGroups:
         self.stamps = {file: _stamp(file) for file in self.metadata}
         self.names: list[str] = next(iter(self.metadata.values())).schema.to_arrow_schema().names
         self.groups = [group for file, metadata in self.metadata.items() for group in _groups(file, metadata)]
-        self.starts = torch.tensor([0, *accumulate(group.rows for group in self.groups)])
+        self.starts = [0, *accumulate(group.rows for group in self.groups)]
         if not self.groups or not self.starts[-1]:
             raise UserError(f"{self.path} has no rows")
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.starts[-1]
 
     def read(self, number: int, names: Sequence[str]) -> Table:
         """The columns ``names`` of one row group; it may be called from several threads."""
@@ -112,11 +113,15 @@ class RowGroups:
     def tables(self, names: Sequence[str]) -> Iterator[tuple[slice, Table]]:
         """The columns ``names``, a row group at a time, each with the place of its rows among all."""
         for number in range(len(self.groups)):
-            yield slice(*self.starts[number : number + 2].tolist()), self.read(number, names)
+            yield slice(*self.starts[number : number + 2]), self.read(number, names)
 
-    def located(self, rows: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def located(self, rows: Tensor) -> Iterator[tuple[int, slice | Tensor, Tensor]]:
         """Each row group that has some of ``rows`` (n,), their positions among these, and in the row group."""
-        holding = torch.searchsorted(self.starts, rows, right=True) - 1
+        first, last = (bisect_right(self.starts, int(row)) - 1 for row in rows.aminmax()) if len(rows) else (0, -1)
+        if first == last:
+            yield first, slice(None), rows - self.starts[first]
+            return
+        holding = torch.searchsorted(torch.tensor(self.starts), rows, right=True) - 1
         for number in holding.bincount().nonzero()[:, 0].tolist():
             chosen = (holding == number).nonzero()[:, 0]
             yield number, chosen, rows[chosen] - self.starts[number]
@@ -201,8 +206,11 @@ class ParquetSource(Labelled):
         self.expect: Callable[[Tensor], None] | None = self._expect if workers else None
 
     def fetch(self, ids: Tensor) -> Tensor:
+        places = list(self.groups.located(self._rows(ids)))
+        if len(places) == 1:
+            return self.blocks.get(places[0][0]).index_select(0, places[0][2])
         x = torch.empty(len(ids), *self.in_shape)
-        for number, positions, rows in self.groups.located(self._rows(ids)):
+        for number, positions, rows in places:
             x[positions] = self.blocks.get(number).index_select(0, rows)
         return x
 
@@ -215,8 +223,10 @@ class ParquetSource(Labelled):
         self.blocks.expect(number for number, _, _ in self.groups.located(self._rows(ids)))
 
     def _rows(self, ids: Tensor) -> Tensor:
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self.y):
-            raise IndexError(f"rows {int(ids.min())} to {int(ids.max())} of a source with {len(self.y)} rows")
+        if len(ids):
+            low, high = map(int, ids.aminmax())
+            if low < 0 or high >= len(self.y):
+                raise IndexError(f"rows {low} to {high} of a source with {len(self.y)} rows")
         return ids if self.rows is None else self.rows[ids].long()
 
     def _nbytes(self, number: int) -> int:
@@ -288,12 +298,12 @@ def _refuse_numbers(table: Table, name: str, texts: Cells) -> None:
 
 def gathered(groups: RowGroups, names: Sequence[str], rows: Tensor) -> Mapping[str, Floats]:
     """The numbers (n,) that columns hold at ``rows`` (n,)."""
-    values = {name: np.empty(len(rows)) for name in names}
+    values = {name: torch.empty(len(rows), dtype=torch.float64) for name in names}
     for number, positions, local in groups.located(rows) if names else ():
         table = groups.read(number, names)
         for name in names:
-            values[name][positions.numpy()] = cells_of(table, name)[local.numpy()]
-    return values
+            values[name][positions] = torch.from_numpy(cells_of(table, name)[local.numpy()].astype(np.float64))
+    return {name: numbers.numpy() for name, numbers in values.items()}
 
 
 def order_of(groups: RowGroups, time: str | None) -> Tensor | None:
