@@ -25,11 +25,13 @@ from typing import Any, Literal, NamedTuple, get_args
 from continual.errors import UserError
 from continual.manifest import FORMAT
 from continual.record import Record
+from continual.strict import decoder
 
 End = Literal["finished", "interrupted", "failed"]
 _FIELDS = ("rows_seen", "step", "task", "at", "probe", "metric", "value")
 _TYPES = {(int, int, task, str, probe, str, float) for task in (int, NoneType) for probe in (int, NoneType)}
 _values = operator.itemgetter(*_FIELDS)
+_JSON = decoder()
 _NAME, _SHA256 = re.compile(r"[\w.-]+\.snapshot"), re.compile("[0-9a-f]{64}")
 _NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -161,7 +163,7 @@ def _read(text: bytes, before: Mark, manifest: bytes, journal: Journal) -> Mark:
     place = Mark(before.size + len(text) + 1, crc, before.records)
     if not text.startswith(_prefix(crc)):
         raise ValueError("its checksum does not match")
-    body = json.loads("{" + text[_PREFIX_SIZE:].decode())
+    body = _JSON.decode("{" + text[_PREFIX_SIZE:].decode())
     if journal.end:
         raise ValueError("it follows the line that ended the run")
     if not journal.marks:
@@ -189,7 +191,7 @@ def _check_header(body: dict[str, Any], manifest: bytes) -> None:
 
 def _check_end(body: dict[str, Any]) -> dict[str, Any]:
     known = body["end"] in get_args(End)
-    if not known or type(body["seconds"]) is not float or type(body["reason"]) not in (str, NoneType):
+    if len(body) != 3 or not known or type(body["seconds"]) is not float or type(body["reason"]) not in (str, NoneType):
         raise ValueError("it does not say how the run ended")
     return body
 

@@ -27,10 +27,12 @@ from continual.errors import UserError, nearest
 from continual.journal import End, Journal, Mark, Saved
 from continual.manifest import FORMAT, redact_text
 from continual.record import Record
+from continual.strict import decoder
 
 SYNC_SECONDS = 2.0
 MANIFEST, RECORDS, SNAPSHOTS, LOCK = "manifest.json", "records.jsonl", "snapshots", "lock"
 TRACEBACK = "traceback.txt"
+_JSON = decoder()
 
 Status = Literal[End, "running", "killed"]
 
@@ -295,7 +297,7 @@ def load_manifest(directory: Path) -> tuple[dict[str, Any], bytes]:
     """
     text = _bytes(directory / MANIFEST)
     try:
-        manifest = dict(json.loads(text.decode()))
+        manifest = _JSON.decode(text.decode())
         version = manifest["format"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"{directory / MANIFEST} is damaged, or not the manifest of a run: {error}") from None

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from continual.errors import UserError
 from continual.files import write_atomic
+from continual.strict import decoder
 
 FORMAT = 1
 
@@ -176,28 +177,55 @@ def _loads(data: bytes, name: str) -> Any:
         raise UserError(f"{name}: damaged or cut short (its SHA-256 does not match); take another one")
     try:
         end_of_tree = data.index(b"\n", head.end())
-        tree = json.loads(data[head.end() : end_of_tree])
-        return _decode(tree, safetensors.torch.load(data[end_of_tree + 1 :]))
+        tree = _TREE.decode(data[head.end() : end_of_tree].decode())
+        return _decode(tree, _tensors(data[end_of_tree + 1 :]))
     except (ValueError, TypeError, LookupError, AssertionError, RuntimeError, RecursionError, SafetensorError) as error:
-        raise UserError(f"{name}: its checksum is right but its content is not ({error}); take another one") from None
+        reason = str(error).partition("\n")[0][:200]  # torch adds a stack of C++
+        raise UserError(f"{name}: its checksum is right but its content is not ({reason}); take another one") from None
+
+
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    tensors = safetensors.torch.load(data)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"tensor {name} is of {tensor.dtype}")
+    return tensors
 
 
 def _decode(node: Any, tensors: dict[str, Tensor]) -> Any:
     match node:
         case list():
             return [_decode(item, tensors) for item in node]
-        case {"dict": pairs}:
-            return {_decode(key, tensors): _decode(value, tensors) for key, value in pairs}
-        case {"tuple": items}:
+        case {"dict": list(pairs)}:
+            return _dict([_decode(pair, tensors) for pair in pairs])
+        case {"tuple": list(items)}:
             return tuple(_decode(item, tensors) for item in items)
-        case {"tensor": name}:
+        case {"tensor": str(name)}:
             return tensors[name]
-        case {"complex": name}:
+        case {"complex": str(name)} if tensors[name].dtype is torch.float64:
             return torch.view_as_complex(tensors[name])
-        case {"int": digits}:
-            return int(digits, 16)
-        case {"float": word}:
+        case {"int": str(digits)} if hex(number := int(digits, 16)) == digits:
+            return number
+        case {"float": str(word)}:
             return _NONFINITE[word]
         case dict():
-            raise ValueError(f"unknown object {node}")
+            raise ValueError(f"unknown object {str(node)[:80]}")
     return node
+
+
+def _dict(pairs: list[Any]) -> dict[Any, Any]:
+    found = {}
+    for pair in pairs:
+        if type(pair) is not list or len(pair) != 2 or type(pair[0]) not in (str, int) or pair[0] in found:
+            raise ValueError("a dict is not of pairs, or has a key twice")
+        found[pair[0]] = pair[1]
+    return found
+
+
+def _only(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) != 1:
+        raise ValueError(f"an object has {len(pairs)} keys")
+    return dict(pairs)
+
+
+_TREE = decoder(_only)
