@@ -247,6 +247,51 @@ def test_a_file_of_zeros_as_power_cuts_leave_them_is_a_torn_tail(tmp_path: Path)
     assert read(run).status == "finished"
 
 
+LAST: list[dict[str, object]] = [
+    journal.record(RECORDS[-1]),
+    {"snapshot": "4-4.snapshot", "sha256": "ab" * 32, "score": None},
+    {"resumed": {"torch": ["2.10", "2.11"]}},
+    {"end": "interrupted", "seconds": 1.5, "reason": "KeyboardInterrupt"},
+]
+
+
+@pytest.mark.parametrize("body", LAST, ids=lambda body: next(iter(body)))
+def test_any_torn_last_line_is_cut_at_any_byte(
+    tmp_path: Path, body: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    Ledger.create(tmp_path, MANIFEST).close()
+    before = [journal.header((tmp_path / "manifest.json").read_bytes()), *map(journal.record, RECORDS[:-1])]
+    start, data = len(lines(before)), lines([*before, body])
+    for size in range(start, len(data)):
+        (tmp_path / "records.jsonl").write_bytes(data[:size])
+        found = read(tmp_path)
+        assert (found.status, found.saved, found.resumed) == ("killed", [], [])
+        assert exact(found.records) == exact(RECORDS[:-1])
+        Ledger.resume(tmp_path).close()
+        assert (tmp_path / "records.jsonl").read_bytes() == data[:start]
+
+
+def test_a_reader_sees_whole_lines_only_whatever_of_a_line_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write reaches the disk byte by byte, and between any two bytes somebody reads."""
+    written, seen = os.pwrite, []
+
+    def trickle(file: int, data: bytes, at: int) -> int:
+        seen.append(exact(read(tmp_path).records))
+        return written(file, data[:1], at)
+
+    with Ledger.create(tmp_path, MANIFEST) as writer:
+        monkeypatch.setattr(ledger.os, "pwrite", trickle)
+        writer.append(RECORDS)
+        writer.save("4-5.snapshot", "ab" * 32, None)
+    sizes = [len(records) for records in seen]
+    assert sizes == sorted(sizes)
+    assert set(sizes) == {0, 1, 2, 3, 4, 5}
+    assert all(records == exact(RECORDS)[: len(records)] for records in seen)
+
+
 # --- a run and its states
 
 

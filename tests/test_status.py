@@ -150,6 +150,18 @@ def test_the_lock_is_asked_before_the_file(tmp_path: Path, monkeypatch: pytest.M
     assert glance.glance(tmp_path).status == "finished"
 
 
+def test_a_glance_while_it_is_written_sees_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write reaches the disk byte by byte, and between any two bytes somebody looks."""
+    written = os.pwrite
+    with Ledger.create(tmp_path, MANIFEST) as book:
+        book.append(records(60)[:-1])
+        monkeypatch.setattr(os, "pwrite", lambda file, data, at: (check_same(tmp_path), written(file, data[:1], at))[1])
+        book.append(records(60)[-1:])
+        book.save("59-60.snapshot", SHA256, 0.5)
+        monkeypatch.undo()
+    assert check_same(tmp_path).status == "finished"
+
+
 def test_only_a_traceback_of_this_failure_is_told(tmp_path: Path) -> None:
     run = write(tmp_path, end="failed", reason="ValueError: no", at=NOW)
     trace = run / "traceback.txt"
@@ -303,6 +315,8 @@ def no_rows(schedule: Any) -> dict[str, Any]:
         ({"last": None}, 0.0),
         ({"last": None, "saved": Saved("9-1.snapshot", SHA256, None, Mark())}, None),
         ({"manifest": {"rows": 100}}, 1.0),  # never more than all
+        ({"last": replace(FIRST, rows_seen=10**400)}, 1.0),
+        ({"last": replace(FIRST, rows_seen=-1)}, 0.0),
         ({"manifest": {"rows": None}}, None),
         ({"manifest": {"rows": 0}}, None),
         (no_rows([0, 1, 2, 3]), 0.25),  # one of four has ended
@@ -363,6 +377,7 @@ def test_a_sweep_is_over_with_the_last_of_its_runs() -> None:
 def test_a_snapshot_after_the_last_record_tells_the_step() -> None:
     assert standing(seen(saved=Saved("90-1.snapshot", SHA256, None, Mark())), NOW).step == 90
     assert standing(seen(saved=Saved("best.snapshot", SHA256, None, Mark())), NOW).step == 25
+    assert standing(seen(saved=Saved(f"{'9' * 5000}-1.snapshot", SHA256, None, Mark())), NOW).step == 25
 
 
 def test_durations() -> None:

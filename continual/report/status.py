@@ -9,6 +9,7 @@ not done. Where neither can be told, or that time is over, it is not known. A ru
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,8 @@ STATES = ("finished", "running", "interrupted", "failed", "killed", "damaged")
 FIX = "the command that began a run continues it"
 SHOWN = 20
 """Runs of one state that are told one by one."""
+
+_STEP = re.compile(r"([0-9]{1,18})-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,8 @@ def standing(run: Glance, now: float) -> Standing:
     if run.began is not None and done and run.updated > run.began:
         left = (run.updated - run.began) * (1 - done) / done - idle
     step = None if last is None else last.step
-    if run.saved is not None:
-        step = int(run.saved.name.partition("-")[0]) if run.saved.name.partition("-")[0].isdecimal() else step
+    if run.saved is not None and (named := _STEP.match(run.saved.name)):
+        step = int(named[1])
     return Standing(
         path=run.path,
         status=run.status,
@@ -130,7 +133,7 @@ def share(run: Glance) -> float | None:
         return 0.0 if run.saved is None else None
     rows, schedule = run.manifest.get("rows"), run.manifest.get("schedule")
     if isinstance(rows, int) and rows > 0:
-        return min(run.last.rows_seen / rows, 1.0)
+        return min(max(run.last.rows_seen, 0), rows) / rows  # whatever it says: no overflow
     if run.last.task is None:
         return 0.0
     if not isinstance(schedule, list) or schedule.count(run.last.task) != 1:
