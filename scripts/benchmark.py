@@ -195,7 +195,7 @@ def machine() -> dict[str, Any]:
 
 def results() -> dict[str, Any]:
     """All parts of all result files."""
-    files = [ROOT / "docs/benchmarks" / name for name in ("steps.json", "dashboard.json", "status.json")]
+    files = sorted((ROOT / "docs/benchmarks").glob("*.json"))
     return {
         part: result
         for file in files
@@ -209,8 +209,7 @@ def render(result: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `scripts/benchmark.py`, `scripts/benchmark_dashboard.py` and `scripts/benchmark_status.py` from",
-        "the files in [benchmarks](benchmarks); do not edit.",
+        "Written by the scripts `scripts/benchmark*.py` from the files in [benchmarks](benchmarks); do not edit.",
         "",
         "A step: a batch of uint8 images of 28x28, a perceptron 784-400-400-10, cross-entropy, plain SGD. Replay adds",
         "as many rows as arrive; DER++ draws twice here and in the bare loop, once in Avalanche. EWC's penalty acts.",
@@ -219,7 +218,13 @@ def render(result: dict[str, Any]) -> str:
         "over it; it runs without metrics, and its set-up of an experience is not counted.",
         "",
     ]
-    sections = {"steps": _steps, "tracking": _tracking, "dashboard": _dashboard, "status": _status}
+    sections = {
+        "steps": _steps,
+        "tracking": _tracking,
+        "dashboard": _dashboard,
+        "status": _status,
+        "snapshots": _snapshots,
+    }
     for part, section in sections.items():
         lines += section(result[part]) if part in result else []
     return "\n".join(lines) + "\n"
@@ -344,6 +349,26 @@ def _status(part: dict[str, Any]) -> list[str]:
             met = "met" if times["wall"]["median"] < result["goal"] else "**missed**"
             how = times.get("how", "cached by the one before")
             lines.append(f"| {how} | {_range(times['wall'], 2)} | {_range(times['cpu'], 2)} | {met} |")
+    return [*lines, "", *_machine(part)]
+
+
+def _snapshots(part: dict[str, Any]) -> list[str]:
+    result = part["results"]
+    lines = [
+        "## Snapshots",
+        "",
+        "What storing a run takes of its time, start included, at the default cadence; without tracking.",
+        f"Goal: less than {result['goal']:.0%}.",
+        "",
+        "| run | seconds | snapshots | size of one, MB | share of the time | goal |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for name, case in result["cases"].items():
+        share = case["share"]
+        met = "met" if share["median"] < result["goal"] else "**missed**"
+        percent = f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
+        size, n = case["bytes"]["median"] / 1e6, case["snapshots"]["median"]
+        lines.append(f"| {name} | {_range(case['seconds'], 1)} | {n:.0f} | {size:.1f} | {percent} | {met} |")
     return [*lines, "", *_machine(part)]
 
 
