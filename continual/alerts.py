@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from continual.track import Matrix, RunFacts, Tracker
 
 Tell = Callable[[str, str], None]
+TOLD = "alerts.txt"
 ROUNDING = 1e-9  # in floats 0.3 - 0.1 is less than 0.2
 
 
@@ -80,6 +81,23 @@ def passing(lost: Mapping[int, float], bound: float) -> set[int]:
     return {task for task, fall in lost.items() if fall >= bound - ROUNDING}
 
 
+def first_time(run: "RunFacts", place: str, title: str) -> bool:
+    """Whether an alert has yet to be raised at ``place``; it counts as raised there from now on.
+
+    It is written down in ``alerts.txt`` in the run's directory, as a run that was killed measures some moments again.
+    """
+    line = f"{run.run_id} {place}: {title}\n"
+    try:
+        with (run.directory / TOLD).open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            known = line in file
+            if not known:
+                file.write(line)
+    except OSError:  # rather twice than never
+        return True
+    return not known
+
+
 def watched(
     tracker: "Tracker", alert: Alert, run: "RunFacts", tell: Callable[[str, str], None] | None = None
 ) -> "Tracker":
@@ -89,8 +107,8 @@ def watched(
         tracker: gets all that comes, before it is looked at.
         alert: the bounds.
         run: what the line on stderr names.
-        tell: raises the alert (title, text) where the run is tracked, too, once its moment is logged; it is called
-            again for what a run that goes on had measured before. None if nobody listens there.
+        tell: raises the alert (title, text) where the run is tracked, too, once its moment is logged; called again in
+            a run that goes on. None if nobody listens there.
     """
     return tracker if alert.forgetting is None else Watched(tracker, alert.forgetting, run, tell)
 
@@ -103,13 +121,13 @@ class Watched:
         self._lost, self._told = Lost(), set[int]()
 
     def go_on(self, moments: Iterable[Sequence[Record]]) -> None:
-        """Pass it on; on stderr nothing is said again, and where the run is tracked it is known what was told there."""
+        """Pass it on, and look: the run may have been stopped before an alert was raised."""
         self._tracker.go_on(self._looked_at(moments))
 
     def log(self, records: Sequence[Record]) -> None:
         """Pass the records on, then look at them."""
         self._tracker.log(records)
-        self._look(records, aloud=True)
+        self._look(records)
 
     def finish(self, summary: Mapping[str, float], matrix: "Matrix | None", status: str) -> None:
         """Pass it on."""
@@ -119,16 +137,18 @@ class Watched:
         """The moments, each looked at when the next one is asked for: the tracker has logged it then."""
         for records in moments:
             yield records
-            self._look(records, aloud=False)
+            self._look(records)
 
-    def _look(self, records: Sequence[Record], aloud: bool) -> None:
+    def _look(self, records: Sequence[Record]) -> None:
         lost = self._lost(records)
         for task in sorted(passing(lost, self._bound) - self._told):
             self._told.add(task)
-            seen, fall = records[0].rows_seen, lost[task]
-            text = f"task {task} has lost {fall:.3f} of its best accuracy after {seen} rows (alert at {self._bound})"
-            if aloud:
-                run = self._run
-                print(f"alert: {run.scenario} {run.name} seed {run.seed}: {text}", file=sys.stderr, flush=True)
-            if self._tell is not None:
-                self._tell(f"Forgetting of task {task}", text)
+            self._say(task, lost[task], records[0].rows_seen)
+
+    def _say(self, task: int, lost: float, rows_seen: int) -> None:
+        title, run = f"Forgetting of task {task}", self._run
+        text = f"task {task} has lost {lost:.3f} of its best accuracy after {rows_seen} rows (alert at {self._bound})"
+        if first_time(run, "stderr", title):
+            print(f"alert: {run.scenario} {run.name} seed {run.seed}: {text}", file=sys.stderr, flush=True)
+        if self._tell is not None:
+            self._tell(title, text)

@@ -1,5 +1,6 @@
 """Alerts: when forgetting counts, that each task is told once, and where it is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ class Kept(NoTracker):
 
     def __init__(self) -> None:
         object.__setattr__(self, "got", [])
+
+    def go_on(self, moments) -> None:
+        for records in moments:
+            self.got.append(records)
 
     def log(self, records) -> None:
         self.got.append(records)
@@ -97,6 +102,48 @@ def test_each_task_is_told_once_and_everything_is_passed_on(tmp_path: Path, caps
     ]
     assert [title for title, _ in alerts] == ["Forgetting of task 0", "Forgetting of task 1"]
     assert all(f"seed 3: {text}" in line for (_, text), line in zip(alerts, lines, strict=True))
+
+
+def test_a_run_that_goes_on_tells_again_only_where_it_is_tracked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moments = [
+        moment("end", 0, 0.9, 0.1, step=2),
+        moment("step", 1, 0.5, 0.3, step=3),
+        moment("end", 1, 0.9, 0.9, step=5),
+        moment("end", 2, 0.9, 0.1, step=6),
+    ]
+    heard: list[tuple[int, str]] = []  # how many moments were logged by then, and what was told
+
+    def begin() -> tuple[Kept, Tracker]:
+        inner = Kept()
+        return inner, watched(
+            inner, Alert(0.2), facts(tmp_path), lambda title, _: heard.append((len(inner.got), title))
+        )
+
+    for kept in (0, 1, 3):  # each is killed in the end
+        inner, tracker = begin()
+        tracker.go_on(moments[:kept])
+        for records in moments[kept : kept + 2]:
+            tracker.log(records)
+        assert inner.got == moments[: kept + 2]
+    assert heard == [(2, "Forgetting of task 0")] * 3 + [(4, "Forgetting of task 1")]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[2].split(" has")[0] for line in lines] == ["task 0", "task 1"]
+    over = facts(tmp_path)
+    watched(Kept(), Alert(0.2), over, None).go_on(moments)
+    assert capsys.readouterr().err == ""
+    again = watched(Kept(), Alert(0.2), replace(over, run_id="er-3-2"), None)  # started over: another run
+    for records in moments:
+        again.log(records)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_an_alert_is_told_also_where_nothing_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = watched(Kept(), Alert(0.2), facts(tmp_path / "gone"), None)
+    for records in (moment("end", 0, 0.9), moment("end", 1, 0.1)):
+        tracker.log(records)
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_without_a_bound_nobody_watches(tmp_path: Path) -> None:

@@ -189,6 +189,53 @@ def test_tensorboard_s_table_of_hyperparameters_has_config_metrics_and_status(tm
     assert {key: value.string_value for key, value in told.items()} == PARAMETERS | {"status": "failed"}
 
 
+def goes_on(factory: Any, run: RunFacts, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """As ``follow``; but killed when the fifth moment was logged and the third sent, and gone on with ``kept`` ones."""
+    moments = [
+        accuracy(0, None, "start", 0.125, 0.25),
+        [Record(10, 1, 0, "step", None, "loss", 2.5)],
+        accuracy(20, 0, "end", 0.875, 0.25),
+        [Record(20, 2, 1, "arrival", None, "prequential_accuracy", 0.5)],
+        [*accuracy(40, 1, "end", 0.625, 0.75), Record(40, 4, 1, "end", 7, "class_accuracy", 0.5)],
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "BURST_SECONDS", 0.0)
+        tracker = factory(run)
+        for records in moments[:3]:
+            tracker.log(records)
+        patch.setattr(tracker, "_due", float("inf"))
+        for records in moments[3:]:
+            tracker.log(records)
+    tracker = factory(run)
+    tracker.go_on(moments[:kept])
+    for records in moments[kept:]:
+        tracker.log(records)
+    tracker.finish({"forgetting": 0.25}, [[0.125, None]], "finished")
+
+
+@pytest.mark.parametrize("kept", [0, 2, 4])
+def test_tensorboard_has_each_point_once_of_a_run_that_was_killed(
+    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on(TensorBoard(), facts(tmp_path), monkeypatch, kept)
+    found = events(tmp_path / "tensorboard" / "er-seed3-abc")
+    curves = {name: [(e.step, e.value) for e in found.Scalars(name)] for name in found.Tags()["scalars"]}
+    assert curves.pop("metrics/forgetting") == [(0, 0.25)]
+    assert curves == CURVES
+
+
+def test_tensorboard_tells_the_last_status_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data as start_info
+
+    other = tmp_path / "all" / "er-seed4-abc"
+    follow(TensorBoard(directory=str(tmp_path / "all"))(facts(tmp_path, run_id=other.name)), status="failed")
+    for status in ("interrupted", "finished"):
+        follow(TensorBoard(directory=str(tmp_path / "all"))(facts(tmp_path)), status)
+    contents = [events(folder).PluginTagToContent("hparams") for folder in (tmp_path / "all" / "er-seed3-abc", other)]
+    told = [start_info(content["_hparams_/session_start_info"]).hparams["status"].string_value for content in contents]
+    assert told == ["finished", "failed"]
+
+
 # ---------------------------------------------------------------- MLflow
 
 
@@ -234,6 +281,32 @@ def test_a_run_that_did_not_finish_and_is_continued(store: str, status: str, the
     assert [(run.info.run_name, run.info.status) for run in runs(store)[1]] == [
         ("er-seed3-abc-2", "FINISHED"), ("er-seed3-abc", "FINISHED"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kept", [0, 2, 4])
+def test_mlflow_has_each_point_once_of_a_run_that_was_killed(
+    store: str, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on(MLflow(store), facts(tmp_path), monkeypatch, kept)
+    client, (run,) = runs(store)
+    assert run.info.status == "FINISHED"
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    curves = {name: [(metric.step, metric.value) for metric in history] for name, history in histories.items()}
+    assert curves.pop("metrics/forgetting") == [(0, 0.25)]
+    assert curves == CURVES
+
+
+def test_mlflow_keeps_points_of_a_curve_that_share_a_place(store: str, tmp_path: Path) -> None:
+    moments = [accuracy(20, 0, at, 0.5) for at in ("step", "end")]  # measured twice after the same rows
+    for status in ("interrupted", "finished"):
+        tracker = MLflow(store)(facts(tmp_path))
+        tracker.go_on(moments if status == "finished" else moments[:1])
+        assert runs(store)[1][0].info.status == "RUNNING"
+        tracker.log(accuracy(30, 1, "step", 0.25))
+        tracker.finish({}, None, status)
+    client, (run,) = runs(store)
+    history = client.get_metric_history(run.info.run_id, "accuracy/0")
+    assert [metric.step for metric in history] == [20, 30, 20]
 
 
 def test_more_than_mlflow_takes_at_once(store: str, tmp_path: Path) -> None:

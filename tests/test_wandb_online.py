@@ -104,15 +104,20 @@ def test_a_run_that_is_started_over_is_a_run_of_its_own(server: Any, tmp_path: P
 
 
 def test_a_run_goes_on_under_its_id(server: Any, tmp_path: Path) -> None:
-    moments = [[Record(10 * step, step, 0, "step", 0, "accuracy", step / 10)] for step in (5, 6)]
-    for before, moment in enumerate(moments):
+    moments = [[Record(10 * step, step, 0, "step", 0, "accuracy", step / 10)] for step in (5, 5, 6)]
+    moments[1] = [replace(record, at="end") for record in moments[1]]  # two moments after one update
+    for before, after in ((0, 1), (1, 1), (1, 2), (2, 3)):  # the second time nothing comes
         tracker = Wandb(mode="online")(RunFacts("er", "s", "er", 3, "er-3", tmp_path, {}, 2))
         tracker.go_on(moments[:before])
-        tracker.log(moment)
-        tracker.finish({}, None, "finished")
+        for moment in moments[before:after]:
+            tracker.log(moment)
+        tracker.finish({"a": before}, [[before / 10]], "interrupted" if after < 3 else "finished")
         close()
+        found = there(server)
+        assert (found.state, found.summary["a"]) == ("failed" if after < 3 else "finished", before)
+        assert json.loads(found.files[found.summary["accuracy_matrix"]["path"]])["data"] == [[0, 0, before / 10]]
     rows = [(line["_step"], line["step"], line["accuracy/0"]) for line in there(server).history]
-    assert rows == [(0, 5, 0.5), (1, 6, 0.6)]
+    assert rows == [(0, 5, 0.5), (1, 5, 0.5), (2, 6, 0.6)]
 
 
 # ---- a server that is ill

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from continual.alerts import NO_ALERT, Alert, watched
+from continual.alerts import NO_ALERT, Alert, first_time, watched
 from continual.errors import UserError, nearest
 from continual.files import write_atomic
 from continual.ledger import MANIFEST
@@ -142,7 +142,8 @@ class WandbTracker:
         if self._run is None or self._there:
             return
         with self._surviving("raise an alert"):
-            self._run.alert(title=title, text=text, level="WARN")
+            if self._run.offline or first_time(self._facts, "wandb", title):  # a file offline holds the whole run
+                self._run.alert(title=title, text=text, level="WARN")
 
     def finish(self, summary: Mapping[str, float], matrix: Matrix | None, status: str) -> None:
         """Send the summary, the matrix as a table, the page, and the end."""
