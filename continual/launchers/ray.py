@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from continual.errors import UserError
+from continual.errors import Terminated, UserError
 from continual.sweep import Outcome
 from continual.worker import STOP_SECONDS, Job, Reply, lost, spawning, variables, work
 
@@ -73,6 +73,8 @@ class Ray:
                     over, _ = ray.wait(list(running))
                     for reference in over:
                         yield running.pop(reference).judged(_reply(reference))
+            except SystemExit as stop:  # Ray's own, whatever the handler of SIGTERM raises while it waits
+                raise Terminated(128 + signal.SIGTERM) from stop
             finally:
                 for reference in running:  # the sweep is stopped
                     ray.cancel(reference, force=False)
