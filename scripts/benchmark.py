@@ -199,7 +199,6 @@ def results() -> dict[str, Any]:
     return {
         part: result
         for file in files
-        if file.exists()
         for part, result in json.loads(file.read_text(encoding="utf-8")).items()
     }
 
