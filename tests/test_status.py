@@ -278,9 +278,22 @@ def test_a_run_without_a_record_near_its_end_is_bounded_too(tmp_path: Path, monk
     assert standing(seen, NOW).step == 999
 
 
-def test_a_line_longer_than_what_is_read_at_first_is_found(tmp_path: Path) -> None:
-    write(tmp_path, 50, end="failed", reason="x" * 300_000)
-    assert check_same(tmp_path).reason == "x" * 300_000
+def test_the_last_record_may_be_anywhere_in_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in its first whole line, and just before it."""
+    with Ledger.create(tmp_path, MANIFEST) as book:
+        book.append(records(60))
+        monkeypatch.setattr(book, "flush", lambda: None)
+        for step in range(2 * TAIL // 150):
+            book.save(f"{step}-60.snapshot", SHA256, None)
+            check_same(tmp_path)
+        assert os.stat(tmp_path / "records.jsonl").st_size > 3 * TAIL
+
+
+@pytest.mark.parametrize("size", [TAIL - 150, TAIL, MOST - 230, MOST - 150, MOST - 75, MOST, 300_000])
+def test_a_line_of_any_length_may_be_last(tmp_path: Path, size: int) -> None:
+    """Also one that leaves room for a part of a line before it only."""
+    write(tmp_path, 50, end="failed", reason="x" * size)
+    assert check_same(tmp_path).reason == "x" * size
 
 
 def test_nothing_heavy_is_loaded(tmp_path: Path) -> None:
