@@ -18,7 +18,7 @@ from continual.ledger import LOCK, MANIFEST, RECORDS, TRACEBACK, Status, load_ma
 from continual.record import Record
 
 HEAD, TAIL, MOST = 256, 4096, 65536
-"""Bytes of the header at most, of the end that is read at first, and that are read to find a record."""
+"""Bytes of the header at most, of the end that is read at first, and that are read to find a record among snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Glance:
         path: its directory.
         manifest: see :func:`continual.manifest.manifest`.
         status: as of :class:`continual.ledger.RunData`.
-        last: the last record; None if there is none, or it is far from the end.
+        last: the last record; None if there is none, or only snapshots are near the end.
         saved: the last snapshot, if it comes after that record.
         seconds: wall time until it ended; None if it did not say.
         reason: why it was interrupted or failed; None if it did not say.
@@ -87,12 +87,12 @@ def _content(path: Path, manifest: bytes) -> tuple[Journal, float]:
 
 
 def _ends(descriptor: int, size: int, manifest: bytes, name: str) -> Journal:
-    """Read from the end backwards until there is a record, or as much as there is to be read."""
+    """Read from the end backwards until there is a record, or many snapshots; or all of it."""
     length, head = TAIL, b""
     while length < size:
         head = head or os.pread(descriptor, HEAD, 0)
         found = journal.ends(head, os.pread(descriptor, length, size - length), manifest, name)
-        if found is not None and (found.records or length >= MOST):
+        if found is not None and (found.records or (found.saved and length >= MOST)):
             return found
         length *= 4
     return journal.parse(os.pread(descriptor, size, 0), manifest, name)
