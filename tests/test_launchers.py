@@ -6,6 +6,7 @@ Sweeps on submitit and Ray are marked ``cluster``: they take minutes, and librar
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -277,6 +278,55 @@ def test_a_cluster_completes_what_died(command, place, monkeypatch, launcher):
 def test_a_stopped_cluster_stores_its_runs(command, begin, place, launcher, way):
     need(launcher)
     check_stops(command, begin, place, launcher, *way)
+
+
+@pytest.mark.cluster
+def test_a_preempted_job_is_queued_again_and_continues(begin, place):
+    need(SUBMITIT)
+    (place.marks / "slow0").touch()
+    process = begin(*place.words("seed=0", "train.epochs=20", *SUBMITIT))
+    ((_, pid, *_),) = place.wait(1)
+    os.kill(int(pid), signal.SIGUSR2)
+    again = place.wait(2)[1][1]
+    assert again != pid
+    (place.marks / "slow0").unlink()
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines()[-1].startswith("1 runs in ")
+    (path,) = ledger.find_runs([place.output])
+    assert (ledger.read(path).status, len(ledger.read(path).resumed)) == ("finished", 1)
+
+
+@pytest.mark.cluster
+def test_a_cluster_that_is_there_is_joined_by_its_address_and_left(command, place, monkeypatch):
+    need(RAY)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+    options = (f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=100000000")
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    with subprocess.Popen([*start, "--include-dashboard=false", *options], stdout=subprocess.DEVNULL) as head:
+        try:
+            until = time.monotonic() + 120
+            while not answers(port):
+                assert time.monotonic() < until, "no cluster starts"
+                time.sleep(0.2)
+            address = f"hydra.launcher.address=127.0.0.1:{port}"
+            words = place.words("seed=range(3)", "strategy.fatal.kill=[1]", RAY[0], address)
+            code, _, err = command(*words)
+            assert code == 1, err
+            assert place.statuses() == {"finished": 2, "killed": 1}
+            assert command(*words)[0] == 0
+            assert place.statuses() == {"finished": 3}
+            assert head.poll() is None
+        finally:
+            head.terminate()
+
+
+def answers(port):
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
 def need(launcher):
