@@ -166,8 +166,8 @@ def _follow(
 ) -> None:
     """Write down and show what is measured as it comes, store the run when it is time, stop if that was asked for."""
     for records in pauses:
+        book.append(records)
         if records:
-            book.append(records)
             if records[-1].at in ("start", "final"):
                 book.flush()
             for moment in moments_of(records):

@@ -96,7 +96,7 @@ class Ledger:
         self._file = os.open(path / RECORDS, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         resources.callback(os.close, self._file)
         self._ended = False
-        self._synced = time.monotonic()
+        self._synced, self._flushed = time.monotonic(), 0  # when, and up to which byte
         self._began = self._synced - seconds
 
     @classmethod
@@ -166,11 +166,14 @@ class Ledger:
         return self._mark.records
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write ``records`` one by one as they come, so that a generator may be a whole run."""
+        """Write ``records`` one by one as they come, so that a generator may be a whole run.
+
+        Bring what was written to the disk if that was not done for 2 seconds, also if there are no further records.
+        """
         for record in records:
             self._write(journal.record(record))
-            if time.monotonic() - self._synced >= SYNC_SECONDS:
-                self.flush()
+            self._keep_up()
+        self._keep_up()
 
     def save(self, name: str, sha256: str, score: float | None) -> Saved:
         """Name a snapshot that is on the disk: the run can go on from it."""
@@ -188,7 +191,7 @@ class Ledger:
         with self._telling():
             os.ftruncate(self._file, self._mark.size)  # a write that failed may have left bytes after it
             os.fsync(self._file)
-        self._synced = time.monotonic()
+        self._synced, self._flushed = time.monotonic(), self._mark.size
 
     def end(self, status: End, reason: str | None = None) -> None:
         """Say how the run ended; nothing can be appended afterwards. Secrets in ``reason`` are redacted."""
@@ -229,6 +232,10 @@ class Ledger:
         else:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             self.end("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}".removesuffix(": "))
+
+    def _keep_up(self) -> None:
+        if self._mark.size > self._flushed and time.monotonic() - self._synced >= SYNC_SECONDS:
+            self.flush()
 
     def _write(self, body: dict[str, Any]) -> None:
         if self._ended:

@@ -393,21 +393,21 @@ def read_by(reader: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def check_snapshots(seeds: range) -> None:
+def check_snapshots(seeds: range, figure: Callable[[str], None]) -> None:
     found = fuzz_snapshots(seeds)
-    print(f"{len(seeds)} snapshots: {dict(sorted(found.items()))}")
+    figure(f"{len(seeds)} snapshots: {dict(sorted(found.items()))}")
     assert found["wrong checksum: refused"] > 0.4 * len(seeds)
     assert found["right checksum: refused"] > 0.2 * len(seeds)
     assert found["right checksum: another value, as it says"] > 0.02 * len(seeds)  # the parsers are reached
 
 
-def test_damaged_snapshots() -> None:
-    check_snapshots(range(CI))
+def test_damaged_snapshots(figure: Callable[[str], None]) -> None:
+    check_snapshots(range(CI), figure)
 
 
 @pytest.mark.long
-def test_damaged_snapshots_at_length() -> None:
-    check_snapshots(range(LONG))
+def test_damaged_snapshots_at_length(figure: Callable[[str], None]) -> None:
+    check_snapshots(range(LONG), figure)
 
 
 # Ledgers
@@ -585,19 +585,19 @@ def tried(look: Callable[[Path], Any], directory: Path) -> Any:
         return error
 
 
-def check_ledgers(seeds: range, directory: Path) -> None:
+def check_ledgers(seeds: range, directory: Path, figure: Callable[[str], None]) -> None:
     found = fuzz_ledgers(seeds, directory)
-    print(f"{len(seeds)} ledgers: {dict(sorted(found.items()))}")
+    figure(f"{len(seeds)} ledgers: {dict(sorted(found.items()))}")
     assert found["wrong checksum: refused"] > 0.3 * len(seeds)
     assert found["wrong checksum: a torn tail is cut"] > 0.01 * len(seeds)
     assert found["right checksum: refused"] > 0.2 * len(seeds)
     assert found["right checksum: another value, as it says"] > 0.05 * len(seeds)  # the parsers are reached
 
 
-def test_damaged_ledgers(tmp_path: Path) -> None:
-    check_ledgers(range(CI), tmp_path)
+def test_damaged_ledgers(tmp_path: Path, figure: Callable[[str], None]) -> None:
+    check_ledgers(range(CI), tmp_path, figure)
 
 
 @pytest.mark.long
-def test_damaged_ledgers_at_length(tmp_path: Path) -> None:
-    check_ledgers(range(LONG), tmp_path)
+def test_damaged_ledgers_at_length(tmp_path: Path, figure: Callable[[str], None]) -> None:
+    check_ledgers(range(LONG), tmp_path, figure)

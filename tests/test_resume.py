@@ -26,21 +26,21 @@ from continual import experiment, ledger, snapshot
 from continual.checkpoint import Checkpoints, Snapshots, best, newest
 from continual.errors import Terminated, UserError
 
-DIGITS = ("experiment=split_digits", "train.epochs=1", "probe.every=100", "track=none")
+DIGITS = ("experiment=split_digits", "train.epochs=2", "probe.every=100", "snapshot.steps=20", "track=none")
 TINY = (
     *("scenario/source=gaussian", "scenario.n_tasks=4", "model.hidden=[8]", "train.epochs=5", "track=none"),
     *("snapshot.seconds=null", "snapshot.share=null"),  # what is stored does not depend on the clock
 )
 METHODS = {
     "er": ("strategy=er",),
-    "derpp": ("strategy=derpp", "snapshot.steps=11"),
-    "ewc": ("strategy=ewc", "snapshot.steps=5"),
-    "icarl": ("strategy=icarl", "snapshot.steps=5"),
+    "derpp": ("strategy=derpp",),
+    "ewc": ("strategy=ewc",),
+    "icarl": ("strategy=icarl",),
     "slda": ("learner=slda",),
 }
 
 SERVER = """
-import functools, json, os, signal, sys, time
+import functools, json, os, pathlib, signal, sys, time
 import torch, torch.distributed.tensor  # which vmap loads
 torch.set_num_threads(1)
 import continual
@@ -68,9 +68,17 @@ def compose(*words):
 def composed(*words):
     return config.with_values(compose(*words[:-1]), {"output": words[-1].removeprefix("output=")})
 
+def written(job):
+    'Changes when the run has begun to write, or to write again.'
+    stats = [path.stat() for path in pathlib.Path(job["words"][-1].removeprefix("output=")).rglob("records.jsonl")]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+def ended(pid):
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
 for line in sys.stdin:
     job = json.loads(line)
-    made = composed(*job["words"])
+    made, before = composed(*job["words"]), written(job)
     pid = os.fork()
     if pid == 0:
         try:
@@ -82,10 +90,14 @@ for line in sys.stdin:
             sys.stderr.write(f"{type(error).__name__}: {error}\\n")
             os._exit(1)
         os._exit(0)
+    while job["kill_after"] is not None and written(job) == before and not ended(pid):
+        time.sleep(0.001)
+    began = time.monotonic()
     if job["kill_after"] is not None:
         time.sleep(job["kill_after"])
         os.kill(pid, job["number"])  # it is not reaped before: the number is still its own
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(json.dumps([code, time.monotonic() - began]), flush=True)
 """
 
 
@@ -98,14 +110,19 @@ class Server:
     def run(self, *words: str, **options: Any) -> int:
         """The exit code, negative for the signal that killed it; ``words`` end with ``output=...``.
 
-        Options: ``die_at``; or ``kill_after`` and ``number``.
+        Options: ``die_at``; or ``kill_after``, seconds after its first line was written, and ``number``.
         """
+        return self.timed(*words, **options)[0]
+
+    def timed(self, *words: str, **options: Any) -> tuple[int, float]:
+        """The exit code, and the seconds after its first line was written if it was to be killed then, else all."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         job = {"words": words, "die_at": 0, "kill_after": None, "number": signal.SIGKILL} | options
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        code, seconds = json.loads(self.process.stdout.readline())
+        return code, seconds
 
 
 @pytest.fixture(scope="module")
@@ -162,39 +179,38 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 # Kills
 
 
-def check_kills(server: Server, whole: Callable[..., Path], tmp_path: Path, name: str, kills: int, seed: int) -> None:
+def check_kills(server: Server, whole: Callable[..., Path], tmp_path: Path, name: str, kills: int, seed: int) -> str:
     words, draw = (*DIGITS, *METHODS[name]), random.Random(f"{name} {seed}")
     expected = outcome(whole(*words))
-    began = time.monotonic()
-    assert server.run(*words, f"output={tmp_path / 'timed'}") == 0
-    seconds = time.monotonic() - began
-    hit = 0
+    code, seconds = server.timed(*words, f"output={tmp_path / 'timed'}", kill_after=0, number=0)  # no signal
+    assert code == 0
+    hit, went_on = 0, 0
     for kill in range(kills):
         output = tmp_path / f"{kill // 4}"  # up to four kills of one run
-        hit += server.run(*words, f"output={output}", kill_after=draw.uniform(0, seconds)) == -signal.SIGKILL
+        hit += server.run(*words, f"output={output}", kill_after=draw.uniform(0, 0.9 * seconds)) == -signal.SIGKILL
         if kill % 4 == 3 or kill == kills - 1:
             assert server.run(*words, f"output={output}") == 0
             assert outcome(place(output)) == expected
-            times = len(ledger.read(place(output)).resumed)
-            print(f"{name}: {hit} of {kill + 1} kills hit a run; this one went on {times} times")
+            went_on += len(ledger.read(place(output)).resumed)
+    return f"{hit} of {kills} kills hit a run, runs went on {went_on} times"
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_that_was_killed_at_random_moments_ends_bit_for_bit(
-    server: Server, whole: Callable[..., Path], tmp_path: Path, name: str
+    server: Server, whole: Callable[..., Path], tmp_path: Path, name: str, figure: Callable[[str], None]
 ) -> None:
-    check_kills(server, whole, tmp_path, name, kills=4, seed=0)
+    figure(check_kills(server, whole, tmp_path, name, kills=4, seed=0))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_that_was_killed_at_many_moments_ends_bit_for_bit(
-    server: Server, whole: Callable[..., Path], tmp_path: Path, name: str
+    server: Server, whole: Callable[..., Path], tmp_path: Path, name: str, figure: Callable[[str], None]
 ) -> None:
-    check_kills(server, whole, tmp_path, name, kills=20, seed=1)
+    figure(check_kills(server, whole, tmp_path, name, kills=20, seed=1))
 
 
-def check_operations(server: Server, whole: Callable[..., Path], tmp_path: Path, every: int) -> None:
+def check_operations(server: Server, whole: Callable[..., Path], tmp_path: Path, every: int) -> str:
     words = (*TINY, "strategy=er", "snapshot.steps=9")
     expected = outcome(whole(*words))
     operation, died = 1, True
@@ -205,21 +221,21 @@ def check_operations(server: Server, whole: Callable[..., Path], tmp_path: Path,
         assert outcome(place(output)) == expected
         assert not list(output.rglob("*.tmp"))
         operation += every
-    print(f"{(operation - 1) // every - 1} kills, each before another operation on the disk")
     assert operation > 100
+    return f"{(operation - 1) // every - 1} kills, each before another operation on the disk"
 
 
 def test_a_run_that_was_killed_between_two_operations_on_the_disk_ends_bit_for_bit(
-    server: Server, whole: Callable[..., Path], tmp_path: Path
+    server: Server, whole: Callable[..., Path], tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    check_operations(server, whole, tmp_path, every=29)
+    figure(check_operations(server, whole, tmp_path, every=29))
 
 
 @pytest.mark.long
 def test_a_run_that_was_killed_before_any_operation_on_the_disk_ends_bit_for_bit(
-    server: Server, whole: Callable[..., Path], tmp_path: Path
+    server: Server, whole: Callable[..., Path], tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    check_operations(server, whole, tmp_path, every=1)
+    figure(check_operations(server, whole, tmp_path, every=1))
 
 
 # Snapshots that are damaged
@@ -242,7 +258,7 @@ def damaged(path: Path, how: int, draw: random.Random) -> None:
 
 
 def test_a_damaged_snapshot_is_passed_over_and_the_run_still_ends_bit_for_bit(
-    server: Server, whole: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: Server, whole: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, figure: Any
 ) -> None:
     words = (*TINY, "strategy=er", "snapshot.steps=9", "snapshot.keep=3")
     expected = outcome(whole(*words))
@@ -264,7 +280,7 @@ def test_a_damaged_snapshot_is_passed_over_and_the_run_still_ends_bit_for_bit(
         experiment.run_config(configs.with_values(config, {"output": str(output)}))
         assert outcome(directory) == expected
         went_on.append(n_damaged)
-    print(f"50 damaged directories: {went_on.count(1)} with one, {len(went_on) - went_on.count(1)} with more")
+    figure(f"50 runs with damaged snapshots: {went_on.count(1)} with one, {len(went_on) - went_on.count(1)} with more")
     assert max(went_on) == len(kept) == 3
 
 
