@@ -196,11 +196,7 @@ def machine() -> dict[str, Any]:
 def results() -> dict[str, Any]:
     """All parts of all result files."""
     files = sorted((ROOT / "docs/benchmarks").glob("*.json"))
-    return {
-        part: result
-        for file in files
-        for part, result in json.loads(file.read_text(encoding="utf-8")).items()
-    }
+    return {part: result for file in files for part, result in json.loads(file.read_text(encoding="utf-8")).items()}
 
 
 def render(result: dict[str, Any]) -> str:
@@ -223,6 +219,7 @@ def render(result: dict[str, Any]) -> str:
         "dashboard": _dashboard,
         "status": _status,
         "snapshots": _snapshots,
+        "memory": _memory,
     }
     for part, section in sections.items():
         lines += section(result[part]) if part in result else []
@@ -369,6 +366,29 @@ def _snapshots(part: dict[str, Any]) -> list[str]:
         size, n = case["bytes"]["median"] / 1e6, case["snapshots"]["median"]
         lines.append(f"| {name} | {_range(case['seconds'], 1)} | {n:.0f} | {size:.1f} | {percent} | {met} |")
     return [*lines, "", *_machine(part)]
+
+
+def _memory(part: dict[str, Any]) -> list[str]:
+    result, runs = part["results"], part["results"]["runs"]
+    imports = result["imports_bytes"] / 2**20
+    lines = [
+        "## Memory",
+        "",
+        f"Rows of {result['features']} float32 features and a label, {result['arrival_rows']:,} at a time in the",
+        f"order of one Parquet file (row groups of {result['group_rows']:,}), each predicted and then learned by",
+        f"streaming LDA. On the disk: `cache_mb={result['cache_mb']}`. The peak is that of the whole process; what it",
+        f"imports takes {imports:.0f} MB (2^20 bytes) of it.",
+        "",
+        "| rows | where they are | reading threads | peak, MB | above the imports, MB |",
+        "|---:|---|---:|---:|---:|",
+    ]
+    for run in runs:
+        peak, place = run["peak_bytes"] / 2**20, "in memory" if run["resident"] else "on the disk"
+        workers = "" if run["resident"] else run["workers"]
+        lines.append(f"| {run['rows']:,} | {place} | {workers} | {peak:.0f} | {peak - imports:.0f} |")
+    same = all(len({run["records"] for run in runs if run["rows"] == rows}) == 1 for rows in {r["rows"] for r in runs})
+    told = "are equal, bit for bit" if same else "**differ**"
+    return [*lines, "", f"All that was measured about as many rows {told}.", "", *_machine(part)]
 
 
 def _range(values: dict[str, float], digits: int) -> str:

@@ -23,10 +23,10 @@ import numpy as np
 from benchmark import ROOT, machine, render_all, say
 
 RESULT = ROOT / "docs/benchmarks/memory.json"
-ROWS, FEATURES, CLASSES, GROUP, ARRIVAL = 10_000_000, 12, 10, 65_536, 1_000
+ROWS, FEATURES, CLASSES, GROUP, ARRIVAL, CACHE_MB = 10_000_000, 12, 10, 65_536, 1_000, 32
 CASES = (  # share of the rows, resident, workers
     (0.1, False, 0), (0.1, False, 1), (0.1, False, 2), (0.1, True, 0),
-    (1.0, False, 1), (1.0, True, 0),
+    (1.0, False, 1), (1.0, False, 2), (1.0, True, 0),
 )  # fmt: skip
 RUN = """
 import hashlib, json, resource, sys
@@ -66,12 +66,13 @@ def write(path: Path, rows: int) -> None:
 
 
 def run(path: Path, runs: Path, resident: bool, workers: int) -> dict[str, Any]:
+    source = {
+        "path": path, "label": "y", "test_fraction": 0, "resident": resident, "workers": workers, "cache_mb": CACHE_MB,
+    }  # fmt: skip
     options = [
-        "scenario=prequential", "scenario/source=table", f"scenario.source.path={path}", "scenario.source.label=y",
-        "scenario.source.test_fraction=0", f"scenario.source.resident={str(resident).lower()}",
-        f"scenario.source.workers={workers}", f"scenario.arrival_rows={ARRIVAL}", "learner=slda",
-        f"learner.batch_size={ARRIVAL}", "probe.prequential=true", "probe.window=100000", "track=none",
-        f"output={runs}",
+        "scenario=prequential", "scenario/source=table", *(f"scenario.source.{key}={v}" for key, v in source.items()),
+        f"scenario.arrival_rows={ARRIVAL}", "learner=slda", f"learner.batch_size={ARRIVAL}", "probe.prequential=true",
+        "probe.window=100000", "track=none", f"output={runs}",
     ]  # fmt: skip
     result: dict[str, Any] = json.loads(call(RUN, *options))
     return result
@@ -97,6 +98,7 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
         "features": FEATURES,
         "arrival_rows": ARRIVAL,
         "group_rows": GROUP,
+        "cache_mb": CACHE_MB,
         "imports_bytes": int(call(IMPORTS)),
         "file_bytes": {str(round(rows * share)): path.stat().st_size for share, path in files.items()},
         "runs": runs,

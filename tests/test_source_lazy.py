@@ -22,6 +22,7 @@ import continual
 from continual.batches import AHEAD, Part, Schedule, batches, parts
 from continual.config import compose
 from continual.errors import UserError
+from continual.seeding import generator
 from scenarios.prequential import prequential
 from scenarios.sources import LazySource, image_folder, table
 from scenarios.sources.base import smallest
@@ -216,6 +217,9 @@ def test_what_is_expected_is_loaded_before_it_is_asked_for_and_once() -> None:
     assert load.begun == [1, 2, 3]
     blocks.get(5)  # the place of 3, which was used the longest ago
     assert list(blocks.held) == [2, 1, 5]
+    blocks.expect([2])  # held already, and from now on not the first to go
+    blocks.get(6)
+    assert list(blocks.held) == [5, 2, 6]
     load = Loads()
     Blocks(load, lambda _: 10, 30, workers=0).expect([1, 2])
     assert load.begun == []
@@ -324,6 +328,9 @@ def test_a_schedule_goes_on_from_any_update_and_counts_without_making_them(
     schedule = Schedule(rows, size, epochs, iterations, seed=1, lap=2, least=least)
     whole = [indices.tolist() for indices in schedule]
     assert len(schedule) == len(whole)
+    if rows > size:
+        passes = torch.cat([torch.randperm(rows, generator=generator(1, "order", 2, lap)) for lap in range(3)])
+        assert torch.equal(torch.cat(list(schedule)), passes[: schedule.passed(len(whole))])
     for start in range(len(whole) + 1):
         assert [indices.tolist() for indices in schedule.since(start)] == whole[start:]
         assert schedule.passed(start) == sum(map(len, whole[:start]))

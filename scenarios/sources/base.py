@@ -92,7 +92,7 @@ class Labelled:
             raise UserError(f"{row} has the label {label}; labels must be in 0..{self.n_classes - 1}")
         if len(self.class_names) != self.n_classes:
             raise UserError(f"{len(self.class_names)} class names for {self.n_classes} classes")
-        if int((self.y[: self.n_train].bincount() > 0).sum()) < 2:
+        if self.y[: self.n_train].min() == self.y[: self.n_train].max():
             raise UserError("the training rows are all of one class; a classifier needs at least 2")
 
 

@@ -75,7 +75,8 @@ def table(
         y = y if rows is None else y[rows.long()]
         if classes is None:
             check_trained(y[:n_train], class_names, str(groups.path))
-        fit = (torch.arange(n_train) if rows is None else rows)[: min(scale_rows, n_train)].long()
+        n_fit = min(scale_rows, n_train)
+        fit = torch.arange(n_fit) if rows is None else rows[:n_fit].long()
         encoding = _encoding(groups, names, categorical, scale, fit)
         return ParquetSource(groups, encoding, y, rows, n_train, class_names, workers, cache_mb)
     loaded = read_table(path, delimiter)
