@@ -457,6 +457,14 @@ def test_failed_alone(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) 
     assert "ValueError: 20" not in out
 
 
+def test_of_many_runs_the_first_are_told(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    for number in range(25):
+        write(tmp_path / f"{number:02}", end=None)
+    out = cli("status", str(tmp_path))[1]
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(f"{tmp_path}")][-1] == f"{tmp_path}/19"
+    assert "  … and 5 more; --json tells all\nthe command that began a run continues it from its last snapshot\n" in out
+
+
 def test_json_tells_all_of_it(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     write(tmp_path / "done", 11, at=time.time())
     write(tmp_path / "fail", 5, end="failed", reason="why", at=time.time())

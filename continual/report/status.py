@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -27,6 +28,9 @@ STATES = ("finished", "running", "interrupted", "failed", "killed", "damaged")
 FIX = "the command that began a run continues it"
 SHOWN = 20
 """Runs of one state that are told one by one."""
+
+THREADS = 8
+"""Looks at once: a disk, above all one on a network, answers several as fast as one."""
 
 _STEP = re.compile(r"([0-9]{1,18})-")
 
@@ -89,13 +93,15 @@ def look(paths: Iterable[Path], now: float) -> list[Standing]:
     Raises:
         UserError: there is no run at or below a path.
     """
-    found = []
-    for path in ledger.find_runs(paths):
-        try:
-            found.append(standing(glance(path), now))
-        except UserError as error:
-            found.append(Standing(path, "damaged", reason=str(error)))
-    return judged(found)
+    with ThreadPoolExecutor(THREADS) as pool:
+        return judged(list(pool.map(lambda path: _look(path, now), ledger.find_runs(paths))))
+
+
+def _look(path: Path, now: float) -> Standing:
+    try:
+        return standing(glance(path), now)
+    except UserError as error:
+        return Standing(path, "damaged", reason=str(error))
 
 
 def standing(run: Glance, now: float) -> Standing:
