@@ -303,8 +303,9 @@ def test_mlflow_keeps_points_of_a_curve_that_share_a_place(store: str, tmp_path:
         tracker.go_on(moments if status == "finished" else moments[:1])
         assert runs(store)[1][0].info.status == "RUNNING"
         tracker.log(accuracy(30, 1, "step", 0.25))
-        tracker.finish({}, None, status)
+        tracker.finish({"forgetting": float(status == "finished")}, None, status)
     client, (run,) = runs(store)
+    assert run.data.metrics["metrics/forgetting"] == 1
     history = client.get_metric_history(run.info.run_id, "accuracy/0")
     assert [metric.step for metric in history] == [20, 30, 20]
 

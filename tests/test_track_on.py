@@ -244,15 +244,20 @@ def test_asked_to_stop_online(server: Any, processes: Processes, whole: Run, whe
 # ---- wandb, offline, and brought there later
 
 
+def written(home: Path) -> bool:
+    """Whether rows are in the file that wandb writes."""
+    return any(b"seen_accuracy" in file.read_bytes() for file in home.glob("runs/**/*.wandb"))
+
+
 def wandb_sync(run: Run) -> None:
     """wandb's own command, as a user would give it."""
     command = [sys.executable, "-m", "wandb", "sync", str(run.path / "wandb")]
     subprocess.run(command, cwd=run.path.parent, check=True, capture_output=True)
 
 
-def test_killed_offline(server: Any, processes: Processes, whole: Run, cli: Cli) -> None:
+def test_killed_offline(server: Any, processes: Processes, whole: Run, cli: Cli, tmp_path: Path) -> None:
     words = ("track.mode=offline", "snapshot.steps=4", "track.alert.forgetting=0.001")
-    processes.kill(*words, at=(10, "step"), sent=6)
+    processes.kill(*words, at=(10, "step"), sent=6, when=lambda: written(tmp_path))
     run = processes.run(*words)
     assert len(list(run.path.glob("wandb/*/*.wandb"))) == 2
     assert measured(run) == measured(whole)

@@ -103,9 +103,19 @@ def test_a_run_that_is_started_over_is_a_run_of_its_own(server: Any, tmp_path: P
     assert [line["_step"] for line in second.history] == [line["_step"] for line in first.history] == numbers(run)
 
 
-def test_a_run_goes_on_under_its_id(server: Any, tmp_path: Path) -> None:
+def test_a_run_goes_on_under_its_id(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
     moments = [[Record(10 * step, step, 0, "step", 0, "accuracy", step / 10)] for step in (5, 5, 6)]
     moments[1] = [replace(record, at="end") for record in moments[1]]  # two moments after one update
+    sent: list[int] = []
+    log = wandb.Run.log
+
+    def noted(run: Any, values: dict[str, Any], step: int) -> None:
+        sent.extend([step] if "rows_seen" in values else [])
+        log(run, values, step=step)
+
+    monkeypatch.setattr(wandb.Run, "log", noted)
     for before, after in ((0, 1), (1, 1), (1, 2), (2, 3)):  # the second time nothing comes
         tracker = Wandb(mode="online")(RunFacts("er", "s", "er", 3, "er-3", tmp_path, {}, 2))
         tracker.go_on(moments[:before])
@@ -118,6 +128,7 @@ def test_a_run_goes_on_under_its_id(server: Any, tmp_path: Path) -> None:
         assert json.loads(found.files[found.summary["accuracy_matrix"]["path"]])["data"] == [[0, 0, before / 10]]
     rows = [(line["_step"], line["step"], line["accuracy/0"]) for line in there(server).history]
     assert rows == [(0, 5, 0.5), (1, 5, 0.5), (2, 6, 0.6)]
+    assert sent == [0, 1, 2]  # not left to wandb, which would drop what comes again
 
 
 # ---- a server that is ill
