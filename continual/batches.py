@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ class Schedule:
     lap: int
     least: int = 1
 
-    @property
+    @cached_property
     def per_pass(self) -> int:
         """Updates of one pass."""
         return max(1, (self.rows + self.batch_size - self.least) // self.batch_size)

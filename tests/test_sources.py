@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import csv, parquet
 from torch import Tensor
 
 from continual.errors import UserError
@@ -56,12 +57,19 @@ def save_csv(folder: Path) -> str:
     return str(path)
 
 
+def save_parquet(folder: Path) -> str:
+    path = folder / "rows.parquet"
+    parquet.write_table(csv.read_csv(save_csv(folder)), path, row_group_size=3)
+    return str(path)
+
+
 SOURCES: dict[str, Callable[[Path], Source]] = {
     "tensor": lambda tmp: TensorSource(torch.randn(4, 3), torch.tensor([0, 1, 0, 1])),
     "gaussian": lambda tmp: gaussian(),
     "digits": lambda tmp: digits(),
     "npz": lambda tmp: npz(save_npz(tmp, x=np.eye(8, dtype=np.float32), y=np.arange(8) % 2)),
     "table": lambda tmp: table(save_csv(tmp), "y"),
+    "parquet": lambda tmp: table(save_parquet(tmp), "y", resident=False),
     "folder": lambda tmp: image_folder(save_images(tmp / "images"), size=[4, 6]),
     "folder_resident": lambda tmp: image_folder(save_images(tmp / "images"), size=4, channels=1, resident=True),
     "dataset": lambda tmp: dataset(Pairs(), Pairs("array")),
@@ -75,7 +83,8 @@ def check_source(source: Source) -> None:
     assert isinstance(source, Source)
     assert 2 <= source.n_train <= n
     assert source.y.shape == (n,)
-    assert source.y.dtype == torch.int64
+    assert not source.y.is_floating_point()
+    assert source.y.dtype.is_signed
     assert 0 <= source.y.min() <= source.y.max() < source.n_classes == len(source.class_names)
     low, high = source.input_range
     assert low < high

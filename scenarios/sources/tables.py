@@ -11,8 +11,9 @@ from continual.errors import UserError, nearest
 from scenarios.sources.base import TensorSource, compact
 from scenarios.sources.columns import Features, Floats, cells_of, finite_numbers, one_hot, parsed, scaled, time_order
 from scenarios.sources.labels import check_split, check_trained, encode, split_rows
-from scenarios.sources.parquet import Feature, ParquetSource, RowGroups, gathered, labels_of, order_of, survey
+from scenarios.sources.parquet import Feature, ParquetSource, gathered, labels_of, order_of, survey
 from scenarios.sources.readers import Table, read_table
+from scenarios.sources.row_groups import RowGroups
 
 
 def table(
