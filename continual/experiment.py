@@ -87,7 +87,7 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     policy = configs.build(config, "snapshot")
     track = configs.build(config, "track")
     facts = _manifest(config, stream, threads)
-    with ExitStack() as afterwards, gently(policy.grace) as stop, _open(directory, facts, begun) as book:
+    with ExitStack() as afterwards, gently(policy.grace) as stop, _open(directory, facts, begun, restart) as book:
         checkpoints = Checkpoints(policy, book, learner, measure)
         known = checkpoints.go_on() if begun else []
         since = measure.step if begun else None
@@ -141,10 +141,10 @@ def set_threads(threads: int | str) -> int:
     return n
 
 
-def _open(directory: Path, facts: Mapping[str, Any], begun: bool) -> Ledger:
+def _open(directory: Path, facts: Mapping[str, Any], begun: bool, restart: bool) -> Ledger:
     """The ledger of a new run, what lay there put aside; or of one that goes on."""
     if not begun:
-        return Ledger.create(directory, facts, restart=True)
+        return Ledger.create(directory, facts, restart=restart)  # another process may have begun it meanwhile
     book = Ledger.resume(directory)
     if book.manifest["data_digest"] != facts["data_digest"]:
         book.close()
