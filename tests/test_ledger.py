@@ -114,6 +114,28 @@ def test_a_wrong_line_with_a_right_checksum_is_an_error_that_names_file_and_line
         journal.parse(text, b"", "f.jsonl")
 
 
+END: dict[str, object] = {"end": "finished", "seconds": 1.0, "reason": None}
+SAVED: dict[str, object] = {"snapshot": "1-1.snapshot", "sha256": "ab" * 32, "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        END | {"extra": 1},
+        SAVED | {"extra": 1},
+        SAVED | {"snapshot": "../1.snapshot"},
+        SAVED | {"snapshot": "1"},
+        SAVED | {"sha256": "AB" * 32},
+        SAVED | {"score": 1},
+        {"resumed": {}, "extra": 1},
+        {"resumed": []},
+    ],
+)
+def test_a_wrong_line_that_is_no_record_is_an_error(body: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=r"f\.jsonl, line 2 is damaged"):
+        journal.parse(lines([journal.header(b""), body]), b"", "f.jsonl")
+
+
 @pytest.mark.parametrize("text", [b"{}", b'{"a":' + b"[" * 100_000 + b"}", b'{"a":\xff}', b"{1}", b'{"value":NaN}'])
 def test_no_text_with_a_right_checksum_crashes_the_reader(text: bytes) -> None:
     start = lines([journal.header(b"")])

@@ -258,6 +258,14 @@ def test_wrong_content_with_a_right_checksum_is_refused(body: tuple[bytes, bytes
         loads(signed(*body))
 
 
+def test_the_error_is_one_line_where_torch_says_many() -> None:
+    header = b'{"0":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}'
+    with pytest.raises(UserError, match="its content is not") as caught:
+        loads(signed(b'{"tensor":"0"}', len(header).to_bytes(8, "little") + header))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
 def test_a_newer_format_says_so() -> None:
     with pytest.raises(UserError, match=r"format 2, this version reads 1; upgrade"):
         loads(dumps(1).replace(b'"format":1', b'"format":2'))
