@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import continual
-from continual import ledger
+from continual import ledger, sync
 from continual.experiment import Run
 
 ONLINE = runpy.run_path(str(Path(__file__).with_name("wandb_server.py")))
@@ -269,13 +269,16 @@ def test_killed_offline(server: Any, processes: Processes, whole: Run, cli: Cli,
 
 
 @pytest.mark.long
-def test_killed_offline_and_synced_here(server: Any, processes: Processes, cli: Cli) -> None:
+def test_killed_offline_and_synced_here(
+    server: Any, processes: Processes, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("track.mode=offline", "snapshot.steps=4")
     processes.kill(*words, at=(6, "step"), core=False)
     processes.kill(*words, at=(10, "step"), sent=6)
     processes.stop(*words, at=(12, "end"))
     run = processes.run(*words)
     assert len(list(run.path.glob("wandb/*/*.wandb"))) == 4
+    monkeypatch.setattr(sync, "_go_on", lambda run: pytest.fail("the last file does not hold all of it"))
     assert cli("sync", str(run.path))[0] == 0
     assert_whole(there(server), run)
     wandb_sync(run)
@@ -290,6 +293,8 @@ def test_first_online_then_offline(server: Any, processes: Processes, cli: Cli) 
         run = processes.run(*words)
     assert n_rows(server) < len(expected(run))
     assert cli("sync", str(run.path))[0] == 0
+    assert_whole(there(server), run)
+    wandb_sync(run)  # finds nothing to send
     assert_whole(there(server), run)
 
 
