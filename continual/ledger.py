@@ -27,12 +27,10 @@ from continual.errors import UserError, nearest
 from continual.journal import End, Journal, Mark, Saved
 from continual.manifest import FORMAT, redact_text
 from continual.record import Record
-from continual.strict import decoder
 
 SYNC_SECONDS = 2.0
 MANIFEST, RECORDS, SNAPSHOTS, LOCK = "manifest.json", "records.jsonl", "snapshots", "lock"
 TRACEBACK = "traceback.txt"
-_JSON = decoder()
 
 Status = Literal[End, "running", "killed"]
 
@@ -277,7 +275,8 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         if not found:
             what = f"holds no run (a directory with {MANIFEST})" if path.exists() else "does not exist"
             raise UserError(f"{path} {what}{_neighbours(path)}")
-        runs.update((run.resolve(), run) for run in found)
+        real = path.resolve()  # of a run below it then, too, as links below are not followed
+        runs.update((real / run.relative_to(path), run) for run in found)
     return sorted(runs.values())
 
 
@@ -304,7 +303,7 @@ def load_manifest(directory: Path) -> tuple[dict[str, Any], bytes]:
     """
     text = _bytes(directory / MANIFEST)
     try:
-        manifest = _JSON.decode(text.decode())
+        manifest = json.loads(text.decode())  # what is wrong with it is found by the records' header
         version = manifest["format"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"{directory / MANIFEST} is damaged, or not the manifest of a run: {error}") from None
