@@ -472,6 +472,20 @@ def test_the_digest_tells_what_rows_become(file: str, options: dict[str, Any]) -
     assert lazy(file).digest() == lazy(file, workers=2, cache_mb=7).digest() != lazy(file, **options).digest()
 
 
+def test_the_digest_tells_which_rows_are_for_testing(tmp_path: Path) -> None:
+    path = str(tmp_path / "rows.parquet")
+    parquet.write_table(pa.table({"a": range(20), "y": [0] * 10 + [1] * 10}), path)
+    one, other = lazy(path, test_fraction=0.5), lazy(path, test_fraction=0.5, seed=1)
+    assert torch.equal(one.y, other.y)
+    assert one.digest() != other.digest()
+
+
+def test_images_are_not_kept_unless_they_are_read_ahead(tmp_path: Path) -> None:
+    source = image_folder(images(tmp_path), size=6, workers=0)
+    source.fetch(torch.arange(48))
+    assert len(source.blocks.held) == 1  # type: ignore[union-attr]
+
+
 def test_an_image_that_breaks_is_named_in_the_caller(tmp_path: Path) -> None:
     source = image_folder(images(tmp_path), size=6, workers=2)
     assert isinstance(source, LazySource)

@@ -109,8 +109,7 @@ def _read_parquet(place: Path) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
-    first, *others = [parquet.read_table(file, partitioning=None) for file in parquet_files(place)]
-    tables = [first, *(table.select(first.column_names) for table in others)]
+    tables = [parquet.read_table(file, partitioning=None) for file in parquet_files(place)]
     return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
 
 
