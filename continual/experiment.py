@@ -126,8 +126,10 @@ def load(
     directory, saved = data.path / ledger.SNAPSHOTS, data.saved
     found = newest(directory, best(directory, saved) if which == "best" else saved)
     if found is None:
-        fix = "let it end a task first" if data.status == "running" else "the command that began it continues it"
-        raise UserError(f"{data.path} holds no learner: the run is {data.status}, without a snapshot; {fix}")
+        fixes = {"running": "let it end a task first", "finished": "its command with --restart runs it again"}
+        fix = fixes.get(data.status, "the command that began it continues it")
+        at = " of a task's end" if which == "best" else ""
+        raise UserError(f"{data.path} holds no learner: the run is {data.status}, without a whole snapshot{at}; {fix}")
     config = configs.from_manifest(data.manifest, config_dir, allow, device)
     learner: Learner = configs.build_learner(config, _spec(data.manifest["spec"]))
     learner.load_state_dict(found[1]["learner"])
@@ -145,11 +147,9 @@ def _open(directory: Path, facts: Mapping[str, Any], begun: bool, restart: bool)
     """The ledger of a new run, what lay there put aside; or of one that goes on."""
     if not begun:
         return Ledger.create(directory, facts, restart=restart)  # another process may have begun it meanwhile
-    book = Ledger.resume(directory)
-    if book.manifest["data_digest"] != facts["data_digest"]:
-        book.close()
+    if ledger.load_manifest(directory)[0]["data_digest"] != facts["data_digest"]:  # before how it ended is cut
         raise UserError(f"the data are not those that the run in {directory} began with; start over with --restart")
-    return book
+    return Ledger.resume(directory)
 
 
 def _differences(book: Ledger, facts: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -174,7 +174,8 @@ def _follow(
                 tracker.log(moment)
         checkpoints.after(records)
         if stop.number is not None:
-            checkpoints.save()
+            if not records or records[-1].at != "final":  # what is measured after the stream is measured again
+                checkpoints.save()
             raise stop.error()
 
 

@@ -47,7 +47,7 @@ class Stop:
 
 @contextmanager
 def gently(grace: float) -> Iterator[Stop]:
-    """Within it a signal is noted in the Stop; it raises if it comes twice, or ``grace`` seconds later.
+    """Within it a signal is noted in the Stop; it raises if it comes twice, ``grace`` seconds later, or at the end.
 
     Signals that are ignored stay so, and only the main thread can ask for any.
     """
@@ -63,3 +63,5 @@ def gently(grace: float) -> Iterator[Stop]:
         stop.end()
         for number, handler in taken.items():
             signal.signal(number, handler)
+    if stop.number is not None:  # it came too late to stop anything here
+        raise stop.error()

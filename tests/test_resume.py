@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from continual import config as configs
 from continual import experiment, ledger, snapshot
 from continual.checkpoint import Checkpoints, Snapshots, best, newest
 from continual.errors import Terminated, UserError
+from continual.probe import Measure
 
 DIGITS = ("experiment=split_digits", "train.epochs=2", "probe.every=100", "snapshot.steps=20", "track=none")
 TINY = (
@@ -174,6 +176,30 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[words]
 
     return make
+
+
+def in_pieces(output: Path, *words: str, pauses: int) -> tuple[Path, int]:
+    """Run to the end in this process, stopped by Ctrl-C at every ``pauses``-th pause; and how often it was."""
+    for stops in range(100):
+        with suppress(KeyboardInterrupt):
+            return interrupted(output, *words, at=(Checkpoints, "after", pauses)), stops
+    pytest.fail("it does not come to its end")
+
+
+def interrupted(output: Path, *words: str, at: tuple[Any, str, int]) -> Path:
+    """Run in this process; Ctrl-C is pressed in the n-th call of this method of a class."""
+    owner, name, nth = at
+    original, calls = getattr(owner, name), []
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, call)
+        return run(output, *words)
 
 
 # Kills
@@ -385,6 +411,55 @@ def test_a_request_to_stop_keeps_the_update_that_is_being_made(
     assert outcome(run(tmp_path, *words)) == outcome(whole(*words))
 
 
+PIECES = {
+    "joint, a growing head": ("learner=joint", "learner.every=2", "train.head=growing"),
+    "gdumb, rows by index": ("learner=gdumb", "learner.memory.store=indices", "learner.epochs=1"),
+    "buffer_knn": ("learner=buffer_knn",),
+    "ranpac": ("learner=ranpac", "learner.n_features=20", "learner.batch_size=10"),
+    "late and wrong labels": (
+        *("strategy=er", "operator=[noise,delay]", "operator.delay.rows=12", "scenario.arrival_rows=9"),
+        *("probe.every=20", "probe.prequential=true", "probe.window=30"),
+    ),
+    "no boundaries": ("strategy=er", "scenario=online", "probe=prequential", "probe.every=30", "probe.window=7"),
+    "a head of each task": (
+        *("strategy=[er,ewc]", "scenario.kind=task", "train.head=multi_head", "optimizer.momentum=0.9"),
+        *("scheduler=step", "scheduler.step_size=3"),
+    ),
+    "adam, weights with a past": ("strategy=[si,lwf]", "optimizer=adam", "train.head=growing"),
+    "packnet": ("strategy=packnet", "scenario.kind=task", "train.head=per_task"),
+    "augmented images": (
+        *("scenario/source=digits", "scenario.n_tasks=2", "scenario.rows_per_task=90", "strategy=derpp"),
+        *("augment=crop_flip", "augment.crop=1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_whatever_learns_and_is_measured_goes_on(whole: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    trained = ("model.hidden=[8]", "train.epochs=1") if name not in ("buffer_knn", "ranpac") else ()
+    words = (*(word for word in TINY if not word.startswith(("model", "train"))), *trained, *PIECES[name])
+    directory, stops = in_pieces(tmp_path, *words, pauses=9)
+    assert stops >= 2
+    assert outcome(directory) == outcome(whole(*words))
+
+
+def test_what_is_measured_last_is_measured_once(whole: Callable[..., Path], tmp_path: Path) -> None:
+    words = (*TINY, "strategy=er")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path, *words, at=(Measure, "final", 1))
+    assert ledger.read(place(tmp_path)).status == "interrupted"
+    assert outcome(run(tmp_path, *words)) == outcome(whole(*words))
+
+
+def test_a_request_that_comes_when_the_run_has_ended_stops_what_would_follow(
+    whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = (*TINY, "strategy=er")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path, *words, at=(ledger.Ledger, "end", 1))
+    assert outcome(place(tmp_path)) == outcome(whole(*words))
+
+
 @pytest.mark.parametrize("seam", ["begin", "end"])
 def test_work_at_a_border_of_tasks_that_takes_too_long_to_stop_is_done_again(
     whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seam: str
@@ -472,6 +547,33 @@ def test_other_data_are_refused_and_another_version_is_written_down(
     monkeypatch.setattr("continual.manifest.platform.python_version", lambda: "9.9")
     (differences,) = ledger.read(run(tmp_path, *words)).resumed
     assert differences["python"][1] == "9.9"
+
+
+def test_a_run_that_is_refused_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path, *TINY, at=(Checkpoints, "after", 5))
+    before = ledger.read(place(tmp_path))
+    monkeypatch.setattr("scenarios.stream.IndexStream.digest", lambda self: "other")
+    with pytest.raises(UserError, match="the data are not those"):
+        run(tmp_path, *TINY)
+    assert before.status == "interrupted"
+    assert ledger.read(place(tmp_path)) == before
+
+
+def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path, *TINY, at=(Checkpoints, "after", 5))
+    directory = place(tmp_path)
+    continual.load(directory)
+    told = "the run is interrupted, without a whole snapshot of a task's end; the command that began it continues it"
+    with pytest.raises(UserError, match=told):
+        continual.load(directory, which="best")
+    run(tmp_path, *TINY)
+    for path in (directory / "snapshots").iterdir():
+        path.write_bytes(b"damaged")
+    told = "the run is finished, without a whole snapshot; its command with --restart runs it again"
+    with pytest.raises(UserError, match=told):
+        continual.load(directory)
 
 
 def test_a_snapshot_that_does_not_fit_says_so(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
