@@ -32,6 +32,9 @@ lint: $(VENV)/installed-test
 benchmark: $(VENV)/installed-test
 	$(BIN)/python scripts/benchmark.py
 	$(BIN)/python scripts/benchmark_dashboard.py
+	$(BIN)/python scripts/benchmark_snapshots.py
+	$(BIN)/python scripts/benchmark_status.py
+	$(BIN)/python scripts/benchmark_memory.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -6,6 +6,7 @@ A run directory holds::
     records.jsonl     what was measured, see :mod:`continual.journal`
     snapshots/        what the run can go on from, see :mod:`continual.checkpoint`
     lock              held, and signed, by the process that writes
+    alerts.txt        which alerts were raised, see :mod:`continual.alerts`
     traceback.txt     of the error by which the run failed last, see :mod:`continual.sweep`
     *.<n>*            manifests, records and snapshots of runs that were started over here
 """
