@@ -26,6 +26,7 @@ from continual import config as configs
 from continual import experiment, ledger, snapshot
 from continual.checkpoint import Checkpoints, Snapshots, best, newest
 from continual.errors import Terminated, UserError
+from continual.journal import Mark, Saved
 from continual.probe import Measure
 
 DIGITS = ("experiment=split_digits", "train.epochs=2", "probe.every=100", "snapshot.steps=20", "track=none")
@@ -532,6 +533,28 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert snapshot.dumps(kept) == snapshot.dumps(expected)
     with pytest.raises(UserError, match="which='first'; choose from best, last"):
         continual.load(directory, which="first")
+
+
+def test_the_best_is_the_highest_and_the_later_of_two_equal_ones(tmp_path: Path) -> None:
+    scores = [0.5, 0.9, 0.9, None, 0.7]
+    saved = [Saved(f"{step}.snapshot", "", score, Mark(size=step)) for step, score in enumerate(scores)]
+    for one in saved:
+        (tmp_path / one.name).touch()
+    assert best(tmp_path, saved) == [saved[2]]
+    (tmp_path / saved[2].name).unlink()
+    assert best(tmp_path, saved) == [saved[1]]
+
+
+def test_what_was_cut_does_not_count_among_the_newest(tmp_path: Path) -> None:
+    words = (*TINY, "snapshot.steps=3", "snapshot.keep=3", "snapshot.best=false")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path, *words, at=(Checkpoints, "after", 15))
+    directory = place(tmp_path)
+    (directory / "snapshots" / ledger.read(directory).saved[-1].name).write_bytes(b"damaged")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path, *words, at=(Checkpoints, "after", 1))
+    newest_three = {saved.name for saved in ledger.read(directory).saved[-3:]}
+    assert {path.name for path in (directory / "snapshots").iterdir()} == newest_three
 
 
 def test_other_data_are_refused_and_another_version_is_written_down(
