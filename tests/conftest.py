@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from continual.types import Batch, Experience, Spec
 torch.set_num_threads(1)
 settings.register_profile("continual", deadline=None, derandomize=True)  # no timed and no drawn assertion
 settings.load_profile("continual")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a shell put into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Table:

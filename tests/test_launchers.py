@@ -212,7 +212,7 @@ def test_a_sweep_with_dead_workers_is_completed_by_the_same_command(cli, place, 
     processes = set(check_completes(cli, place, *JOBLIB))
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert str(os.getpid()) not in processes
-    assert len(processes) == 7  # two, one for each that died, and two to complete the sweep
+    assert 6 <= len(processes) <= 7  # two, one for each that died with work left, and two to complete the sweep
     # The launcher decides nothing: the same names and the same records, bit for bit, as one after the other.
     words = place.words("seed=3,4", "strategy.fatal.kill=[3,10,20]", "strategy.fatal.fail=[7]", f"output={place.conf}")
     assert cli(*words)[0] == 0

@@ -212,14 +212,20 @@ def check_kills(server: Server, whole: Callable[..., Path], tmp_path: Path, name
     code, seconds = server.timed(*words, f"output={tmp_path / 'timed'}", kill_after=0, number=0)  # no signal
     assert code == 0
     hit, went_on = 0, 0
-    for kill in range(kills):
-        output = tmp_path / f"{kill // 4}"  # up to four kills of one run
-        hit += server.run(*words, f"output={output}", kill_after=draw.uniform(0, 0.9 * seconds)) == -signal.SIGKILL
-        if kill % 4 == 3 or kill == kills - 1:
-            assert server.run(*words, f"output={output}") == 0
-            assert outcome(place(output)) == expected
-            went_on += len(ledger.read(place(output)).resumed)
-    return f"{hit} of {kills} kills hit a run, runs went on {went_on} times"
+    for number in range(5 * kills):
+        output = tmp_path / f"{number}"
+        for _ in range(4):  # up to four kills of one run
+            code = server.run(*words, f"output={output}", kill_after=draw.uniform(0, 0.5 * seconds))
+            hit += code == -signal.SIGKILL
+            if code == 0 or hit == kills:
+                break
+        assert server.run(*words, f"output={output}") == 0
+        assert outcome(place(output)) == expected
+        went_on += len(ledger.read(place(output)).resumed)
+        if hit == kills:
+            break
+    assert hit == kills
+    return f"{hit} kills hit a run, {number + 1} runs went on {went_on} times"
 
 
 @pytest.mark.parametrize("name", METHODS)
