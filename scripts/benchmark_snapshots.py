@@ -25,8 +25,8 @@ from continual.experiment import run_config
 RESULT = ROOT / "docs/benchmarks/snapshots.json"
 GOAL = 0.05
 CASES = {
-    "digits, 5 tasks of a third of a second, er": ("experiment=split_digits", "strategy=er"),
-    "digits, 5 tasks of a third of a second, ewc": ("experiment=split_digits", "strategy=ewc"),
+    "digits, 5 tasks of 145 updates, er": ("experiment=split_digits", "strategy=er"),
+    "digits, 5 tasks of 145 updates, ewc": ("experiment=split_digits", "strategy=ewc"),
     "MNIST, 5 tasks of 500 updates of 128 rows, er": (
         *("experiment=split_mnist_batch", "train.iterations=500", "strategy=er", "strategy.er.n_replay=128"),
     ),
