@@ -276,6 +276,7 @@ class SGDLearner:
         view.plain_loss = lambda params, batch: task_loss(view, alone, params, batch, self.head.mask)[0]
         view.competing = self.head.mask
         view.lr = lambda: float(self.optimizer.param_groups[0]["lr"])
+        view.fetch = _no_stream
         return view
 
     def _charge(self, forward_equivalents: float) -> None:
@@ -342,6 +343,12 @@ def make_optimizer(make: Callable[..., torch.optim.Optimizer], parameters: Seque
     if made.defaults.get("lr") == 0:
         raise UserError("optimizer.lr=0 must be above 0: no step would move a weight")
     return made
+
+
+def _no_stream(ids: Tensor) -> Tensor:
+    """What a learner can fetch that was loaded and has not learned since."""
+    told = f"the inputs of {len(ids)} rows lie in a stream that this learner has not seen since it was loaded"
+    raise UserError(f"{told}; let it learn first, or use store=rows for its memory")
 
 
 def looks(device: torch.device, update: int, n_updates: int) -> bool:

@@ -644,3 +644,26 @@ def test_a_learner_that_is_not_finite_is_not_stored(tmp_path: Path, monkeypatch:
 def test_a_schedule_outside_its_bounds_is_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         Snapshots(**options)
+
+
+@pytest.mark.parametrize("words", [("strategy=icarl",), ("strategy=scr", "model=cnn"), ("strategy=er",)])
+def test_a_run_that_was_stopped_after_its_last_task_measures_what_is_left(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """The learner answers before it has learned anything in this process."""
+    words = ("scenario/source=digits", "scenario.n_tasks=2", "train.iterations=3", "track=none", *words)
+    expected = run(tmp_path / "whole", *words)
+    original = experiment.moments
+
+    def stopped(*arguments: Any) -> Iterator[Any]:
+        for records in original(*arguments):
+            if records and records[-1].at == "final":
+                raise KeyboardInterrupt
+            yield records
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "moments", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, *words)
+    again = run(tmp_path, *words)
+    assert outcome(again) == outcome(expected)
