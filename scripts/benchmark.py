@@ -18,7 +18,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import groupby, islice
 from pathlib import Path
@@ -403,6 +403,19 @@ def _percent(values: dict[str, float]) -> str:
 
 def _clocks(values: dict[str, Any], digits: int) -> str:
     return f"{_range(values['wall'], digits)}, CPU time {values['cpu']['median']:.{digits}f}"
+
+
+def publish(part: str, results: Mapping[str, Any], out: Path, **about: Any) -> None:
+    """Write one part's figures with command and machine; render the page if ``out`` is among its result files.
+
+    ``about``: what else is to be told of the machine.
+    """
+    command = " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    result = {part: {"command": command, "machine": machine() | about, "results": results}}
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    say(f"wrote {out}")
+    if out.resolve().parent == RESULT.parent:
+        render_all()
 
 
 def render_all() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark import ROOT, machine, render_all, say, spread
+from benchmark import ROOT, publish, say, spread
 
 from continual.config import Config, compose
 from continual.ledger import Ledger
@@ -183,14 +183,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="the result file")
     arguments = parser.parse_args()
     seeds, within, repeats = (3, 1, 3) if arguments.quick else (10, WITHIN, 5)
-    about = {"command": " ".join(["python", "scripts/benchmark_dashboard.py", *sys.argv[1:]]), "machine": machine()}
-    about["machine"] |= {"playwright": version("playwright")}
     with tempfile.TemporaryDirectory() as folder:
-        result = {"dashboard": {**about, "results": measure(Path(folder), seeds, within, repeats)}}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {arguments.out}")
-    if arguments.out.resolve() == RESULT:
-        render_all()
+        results = measure(Path(folder), seeds, within, repeats)
+    publish("dashboard", results, arguments.out, playwright=version("playwright"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark import ROOT, machine, render_all, say
+from benchmark import ROOT, publish, say
 
 RESULT = ROOT / "docs/benchmarks/memory.json"
 ROWS, FEATURES, CLASSES, GROUP, ARRIVAL, CACHE_MB = 10_000_000, 12, 10, 65_536, 1_000, 32
@@ -111,13 +111,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="the result file")
     arguments = parser.parse_args()
     os.environ.update({"OMP_NUM_THREADS": "1"})
-    about = {"command": " ".join(["python", "scripts/benchmark_memory.py", *sys.argv[1:]]), "machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
-        result = {"memory": {**about, "results": measure(Path(folder), ROWS // 100 if arguments.quick else ROWS)}}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {arguments.out}")
-    if arguments.out.resolve() == RESULT:
-        render_all()
+        results = measure(Path(folder), ROWS // 100 if arguments.quick else ROWS)
+    publish("memory", results, arguments.out)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ first update on, and within it all that is done to store it.
 """
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmark import ROOT, machine, render_all, say, spread
+from benchmark import ROOT, publish, say, spread
 
 from continual.checkpoint import Checkpoints
 from continual.config import Config, compose, with_values
@@ -77,12 +75,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each case (default 5)")
     parser.add_argument("--out", type=Path, default=RESULT, help="the result file")
     arguments = parser.parse_args()
-    about = {"command": " ".join(["python", "scripts/benchmark_snapshots.py", *sys.argv[1:]]), "machine": machine()}
-    result = {"snapshots": {**about, "results": {"goal": GOAL, "cases": measure(arguments.repeats)}}}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {arguments.out}")
-    if arguments.out.resolve() == RESULT:
-        render_all()
+    publish("snapshots", {"goal": GOAL, "cases": measure(arguments.repeats)}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ stopped, killed, or failed with a traceback.
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -24,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import ROOT, machine, render_all, say, spread
+from benchmark import ROOT, publish, say, spread
 
 from continual.config import Config, compose
 from continual.ledger import TRACEBACK, Ledger
@@ -139,13 +138,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5000, help="how many (default 5000)")
     parser.add_argument("--out", type=Path, default=RESULT, help="the result file")
     arguments = parser.parse_args()
-    about = {"command": " ".join(["python", "scripts/benchmark_status.py", *sys.argv[1:]]), "machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
-        result = {"status": {**about, "results": measure(Path(folder), arguments.runs, 5)}}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {arguments.out}")
-    if arguments.out.resolve() == RESULT:
-        render_all()
+        results = measure(Path(folder), arguments.runs, 5)
+    publish("status", results, arguments.out)
 
 
 if __name__ == "__main__":
