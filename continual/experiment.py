@@ -78,8 +78,9 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     """Run one composed config into its directory, or go on with what was begun there."""
     directory = config.directory
     begun = not restart and (directory / ledger.MANIFEST).exists()
-    if begun and ledger.read(directory).status == "finished":
-        return Run.read(directory)
+    known = finished(directory) if begun else None
+    if known is not None:
+        return known
     threads = set_threads(config.resolved["threads"])
     stream = configs.build_stream(config)
     learner = configs.build_learner(config, stream.spec)
@@ -89,16 +90,24 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     facts = _manifest(config, stream, threads)
     with ExitStack() as afterwards, gently(policy.grace) as stop, _open(directory, facts, begun, restart) as book:
         checkpoints = Checkpoints(policy, book, learner, measure)
-        known = checkpoints.go_on() if begun else []
+        before = checkpoints.go_on() if begun else []
         since = measure.step if begun else None
         tracker = track(_run_facts(config, stream))
         afterwards.callback(_finish, tracker, directory)  # the ledger has ended then: what reads it sees a whole run
         if begun:
             book.resumed(_differences(book, facts))
-            tracker.go_on(moments_of(known))
+            tracker.go_on(moments_of(before))
         watched = _Watched(learner, len(stream.origins), progress) if progress else learner
         _follow(moments(stream, watched, measure), book, tracker, checkpoints, stop)
     return Run.read(directory, ran=True, since=since)
+
+
+def finished(directory: Path) -> Run | None:
+    """The run in ``directory`` if there is one and it has finished. Errors: UserError if it is damaged."""
+    if not (directory / ledger.MANIFEST).exists():
+        return None
+    run = Run.read(directory)
+    return run if run.status == "finished" else None
 
 
 def load(
@@ -222,7 +231,7 @@ def _manifest(config: Config, stream: Any, threads: int) -> dict[str, Any]:
         "chosen": config.chosen,
         "spec": about | {"dtype": str(spec.dtype).removeprefix("torch."), "in_shape": list(spec.in_shape)},
         "schedule": [origin for origin, _ in groupby(stream.origins)],
-        "rows": sum(len(experience.rows) for experience in stream),
+        "rows": getattr(stream, "n_rows", None),
     }
     return described | own
 

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from continual.errors import Terminated
@@ -65,3 +65,20 @@ def gently(grace: float) -> Iterator[Stop]:
             signal.signal(number, handler)
     if stop.number is not None:  # it came too late to stop anything here
         raise stop.error()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within it SIGTERM raises Terminated, as Ctrl-C raises KeyboardInterrupt; only the main thread can ask for it."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise Terminated(128 + number)
+
+    before = None
+    with suppress(ValueError):
+        before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

@@ -14,7 +14,7 @@ from continual import files, ledger
 from continual.config import INDECISIVE, Config
 from continual.environment import explained
 from continual.errors import UserError
-from continual.experiment import Progress, Run, run_config
+from continual.experiment import Progress, Run, finished, run_config
 from continual.manifest import redact_text
 from continual.types import Spec
 
@@ -112,10 +112,9 @@ def launched(launcher: "Launcher", jobs: Sequence["Job"], watch: "Watcher") -> G
 
 def _finished(job: Config) -> Outcome | None:
     """The run of ``job`` as it is on the disk, if it has finished."""
-    if (job.directory / ledger.MANIFEST).exists():
-        with suppress(UserError):  # what is damaged is told by the run that would continue it
-            run = Run.read(job.directory)
-            return Outcome(job, run) if run.status == "finished" else None
+    with suppress(UserError):  # what is damaged is told by the run that would continue it
+        run = finished(job.directory)
+        return None if run is None else Outcome(job, run)
     return None
 
 

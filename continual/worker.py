@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from continual import config as configs
 from continual.config import Config
 from continual.errors import Terminated, UserError
 from continual.experiment import Run
+from continual.stopping import terminable
 from continual.sweep import Outcome, attempt
 
 Reply = tuple[bool, str | None, list[str]]
@@ -80,21 +79,17 @@ def work(job: Job) -> Reply:
     from continual.progress import reason
     from continual.trackers import wandb
 
-    before = None
-    with suppress(ValueError):  # only the main thread may
-        before = signal.signal(signal.SIGTERM, _end)
-    try:
-        os.chdir(job.place)
-        configs.admit(job.config, job.config_dir)
-        outcome = attempt(job.config, restart=job.restart)
-    except (KeyboardInterrupt, Terminated):
-        return False, STOPPED, []
-    except (UserError, OSError) as error:
-        outcome = Outcome(job.config, None, error)
-    finally:
-        wandb.close()
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+    with terminable():
+        try:
+            os.chdir(job.place)
+            configs.admit(job.config, job.config_dir)
+            outcome = attempt(job.config, restart=job.restart)
+        except (KeyboardInterrupt, Terminated):
+            return False, STOPPED, []
+        except (UserError, OSError) as error:
+            outcome = Outcome(job.config, None, error)
+        finally:
+            wandb.close()
     if outcome.run is not None:
         return outcome.run.ran, None, []
     return False, reason(outcome), list(getattr(outcome.error, "__notes__", []))
@@ -128,7 +123,3 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
             if value is not None:
                 os.environ[name] = value
-
-
-def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated(128 + number)

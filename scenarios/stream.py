@@ -163,6 +163,11 @@ class IndexStream:
         origins: list[int] = majority[torch.searchsorted(self.borders, self.starts[:-1], right=True) - 1].tolist()
         return origins + origins[-1:] * (len(self) - len(origins))
 
+    @property
+    def n_rows(self) -> int:
+        """Rows whose labels are told, over the whole stream."""
+        return len(self.ids) if self.labelled is None else int(self.labelled.sum())
+
     def __len__(self) -> int:
         return len(self.told) - 1
 

@@ -485,3 +485,9 @@ def test_an_interrupted_measure_says_nothing_it_has_not_measured() -> None:
 def test_values_below_one_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"probe.{name}=0 must be at least 1"):
         replace(Probe(), **{name: 0})  # type: ignore[arg-type]
+
+
+def test_the_rows_of_a_stream_are_those_whose_labels_are_told() -> None:
+    whole = online([0, 1, 2, 0, 1, 2], 2)
+    for stream in (whole, operators.delay(whole, 3), replace(whole, labelled=torch.tensor([True, False] * 3))):
+        assert stream.n_rows == sum(len(experience.rows) for experience in stream)

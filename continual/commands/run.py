@@ -2,13 +2,11 @@
 
 import json
 import os
-import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from continual.errors import Terminated
@@ -39,8 +37,9 @@ def configure(parser: ArgumentParser) -> None:
 def act(options: Namespace) -> int:
     """Compose, check, run, report."""
     from continual import config as configs
+    from continual.stopping import terminable
 
-    with _terminable():
+    with terminable():
         if options.multirun:
             return _many(options)
         return _one(configs.compose(*options.overrides, config_dir=options.config_dir, allow=options.allow), options)
@@ -137,20 +136,3 @@ def _kept(job: "Config") -> Iterator[None]:
         if job.directory.exists():
             stop.add_note(f"what was measured is kept in {job.directory}; the same command continues it")
         raise
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within it SIGTERM ends a run as cleanly as Ctrl-C does."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        raise Terminated(128 + number)
-
-    before = None
-    with suppress(ValueError):  # only the main thread may
-        before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
