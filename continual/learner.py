@@ -82,6 +82,7 @@ class SGDLearner:
         self.head = Head(head, spec, self.device, self.growing)
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
         self.view = self._open_view(n_features)
+        self.train: Callable[[Batch, bool], None] = self._train  # one update; in a cohort it waits for the others
         if augment:
             _try(augment, spec)
         for s in self.strategies.values():
@@ -137,6 +138,9 @@ class SGDLearner:
         if self.device.type != "cpu":
             batch = _to(batch, self.device)
         self.note(batch.y)
+        self.train(batch, check)
+
+    def _train(self, batch: Batch, check: bool) -> None:
         with self._guard():
             for left in reversed(range(self.seams.n_repeats)):
                 self.view.again = left > 0

@@ -33,13 +33,33 @@ def step(
     Memories see the rows as they arrived; the network sees them augmented. With ``check``, a loss that is not finite
     stops it (``check_finite``) before anything is changed; reading the loss waits for an accelerator.
     """
+    batch, seen = mixed(view, seams, arrived, augment)
+    update(view, seams, batch, seen, optimizer, mask=mask, clip=clip, check=check)
+
+
+def mixed(
+    view: View, seams: Seams, arrived: Batch, augment: Callable[[Batch], Tensor] | None = None
+) -> tuple[Batch, Batch]:
+    """The rows to train on, as memories see them and as the network does."""
     batch = arrived
     for s in seams.mix:
         batch = s.mix(view, batch)
-    seen = replace(batch, x=augment(batch)) if augment else batch
+    return batch, (replace(batch, x=augment(batch)) if augment else batch)
 
-    loss, out = task_loss(view, seams, view.params, seen, mask)
-    penalties = [s.penalty(view, view.params, seen, out) for s in seams.penalty]
+
+def update(
+    view: View,
+    seams: Seams,
+    batch: Batch,
+    seen: Batch,
+    optimizer: torch.optim.Optimizer,
+    *,
+    mask: Mask,
+    clip: Callable[[list[Tensor]], object] | None = None,
+    check: bool = True,
+) -> None:
+    """The step on rows that are mixed already: ``batch``, which the network sees as ``seen``."""
+    loss, penalties, out = losses(view, seams, view.params, seen, mask)
     total = loss
     for penalty in penalties:
         total = total + penalty
@@ -52,15 +72,32 @@ def step(
     else:
         total.backward()  # type: ignore[no-untyped-call]
     view.charge(2 * len(batch))
+    direct(view, seams, seen, clip)
+    optimizer.step()
+    remember(view, seams, batch, out)
+
+
+def direct(view: View, seams: Seams, seen: Batch, clip: Callable[[list[Tensor]], object] | None = None) -> None:
+    """Let strategies change the gradients to follow, then clip them."""
     if seams.project:
         _project(view, seams, seen)
     if clip:
         clip(list(view.params.values()))
-    optimizer.step()
 
+
+def remember(view: View, seams: Seams, batch: Batch, out: Output) -> None:
+    """After the step: strategies keep of ``batch`` and ``out`` what they want."""
     for s in seams.after_step:
         s.after_step(view, batch, out)
     view.task_gradient = {}  # it has served, and counts in no bytes
+
+
+def losses(
+    view: View, seams: Seams, params: Weights, batch: Batch, mask: Mask
+) -> tuple[Tensor, list[Tensor | float], Output]:
+    """The task loss, each strategy's penalty, and the network's answer; pure in ``params``."""
+    loss, out = task_loss(view, seams, params, batch, mask)
+    return loss, [s.penalty(view, params, batch, out) for s in seams.penalty], out
 
 
 def task_loss(view: View, seams: Seams, params: Weights, batch: Batch, mask: Mask) -> tuple[Tensor, Output]:
