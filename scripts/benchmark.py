@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import BARE, METHODS, Contender, Laps, Moment, Ours, now, random_stream, theirs, usual_pipelines
+from bare import Contender, Laps, Moment, Setup, now
+from contenders import Ours, bare, random_stream, theirs, usual_pipelines
 
 from continual.loop import loop
 from continual.probe import Probe
@@ -61,7 +62,7 @@ def measure_steps(repeats: int, share: float) -> list[dict[str, Any]]:
         stream = random_stream(repeats + 1, steps * batch)
         with tempfile.TemporaryDirectory() as folder:
             pipelines = usual_pipelines(Path(folder), max(2, steps // 4) * batch)  # they are slow
-        for method in METHODS:
+        for method in ("none", "er", "derpp", "ewc"):
             say(f"batch {batch}, {method}: ", end="")
             contenders = gather(method, stream, batch, pipelines)
             turns = [take_turns(contenders, task) for task in range(repeats + 1)][1:]
@@ -74,10 +75,10 @@ def gather(method: str, stream: Any, batch: int, pipelines: dict[str, Any]) -> d
     from continual.bridges.avalanche import to_avalanche
 
     return {
-        "ours": Ours(method, stream, batch),
-        "bare": BARE[method](stream, batch),
-        "avalanche": theirs(method, list(to_avalanche(stream).train_stream), batch),
-        **{name: theirs(method, experiences, batch) for name, experiences in pipelines.items()},
+        "ours": Ours(method, stream, setup := Setup(batch)),
+        "bare": bare(method, stream, setup),
+        "avalanche": theirs(method, list(to_avalanche(stream).train_stream), setup, stream.spec),
+        **{name: theirs(method, experiences, setup, stream.spec) for name, experiences in pipelines.items()},
     }
 
 
@@ -156,7 +157,7 @@ def measure_tracking(repeats: int, share: float) -> dict[str, Any]:
 def followed(steps: int, every: int) -> Iterator[list[Record]]:
     """The records of one moment after the other: replay at batch size 10, five probes every ``every`` steps."""
     stream = random_stream(5, steps * 10 // 5)
-    records = loop(stream, Ours("er", stream, 10).learner, Probe(every=every * 10, max_rows=10))
+    records = loop(stream, Ours("er", stream, Setup(10)).learner, Probe(every=every * 10, max_rows=10))
     yield from (list(group) for _, group in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)))
 
 

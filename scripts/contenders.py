@@ -3,92 +3,65 @@
 Each is called with the number of a task, trains on it, and says when it began, made its last step, and ended.
 """
 
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from bare import Bare, Contender, Laps, Setup, network, now
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
-from torch.nn.functional import cross_entropy, mse_loss
 
-from continual.learner import SGDLearner
-from continual.memory import Reservoir
-from continual.models import mlp
-from continual.seeding import derive, generator
-from continual.strategies.derpp import DERPP
-from continual.strategies.er import ER
-from continual.strategies.ewc import EWC
-from continual.strategy import Strategy
+from continual.config import Config, build_learner, compose
+from continual.seeding import generator
+from continual.types import Spec
 from scenarios.sources.base import TensorSource
 from scenarios.split import split
 from scenarios.stream import IndexStream
 
-METHODS = ("none", "er", "derpp", "ewc")
-HIDDEN = (400, 400)
-LEARNING_RATE = 0.01
-CAPACITY = 640  # a multiple of both batch sizes, so that a memory is full between two batches
-STRENGTH = 1.0  # of EWC's penalty
-SHARE = 0.5  # of the squared error of the logits, and of the replayed labels, in DER++
-CHUNK = 64  # rows whose gradients EWC holds at once
+BARE: dict[str, type[Bare]] = {
+    name: loop
+    for file in sorted(Path(__file__).parent.glob("bare_*.py"))
+    for name, loop in import_module(file.stem).BARE.items()
+}
+"""The bare loop of each strategy under ``conf/strategy``."""
 
 
-class Moment(NamedTuple):
-    """Seconds of CPU time of this process, and of wall time."""
-
-    cpu: float
-    wall: float
-
-
-class Laps(NamedTuple):
-    """When a task began, when its last step was made, when it ended; and how many steps it had."""
-
-    began: Moment
-    stepped: Moment
-    ended: Moment
-    steps: int
-
-
-Contender = Callable[[int], Laps]
-
-
-def now() -> Moment:
-    return Moment(time.process_time(), time.perf_counter())
-
-
-def random_rows(rows: int) -> tuple[Tensor, Tensor]:
-    """Images (rows, 1, 28, 28) uint8, and labels 0 to 9 in turn; a step takes as long whatever they show."""
+def random_rows(rows: int, classes: int = 10) -> tuple[Tensor, Tensor]:
+    """Images (rows, 1, 28, 28) uint8, and labels in turn; a step takes as long whatever they show."""
     x = torch.randint(256, (rows, 1, 28, 28), dtype=torch.uint8, generator=generator(0, "images"))
-    return x, torch.arange(rows) % 10
+    return x, torch.arange(rows) % classes
 
 
-def random_stream(n_tasks: int, rows: int) -> IndexStream:
-    """``n_tasks`` tasks of ``rows`` rows of ten classes."""
-    x, y = random_rows(n_tasks * rows)
-    return split(TensorSource(x, y, x[: 10 * n_tasks], y[: 10 * n_tasks]), n_tasks=n_tasks, kind="data")
+def random_stream(n_tasks: int, rows: int, kind: str = "data") -> IndexStream:
+    """``n_tasks`` tasks of ``rows`` rows: of ten classes, or where classes come task by task of two each."""
+    classes = 10 if kind == "data" else 2 * n_tasks
+    x, y = random_rows(n_tasks * rows, classes)
+    return split(TensorSource(x, y, x[: classes * n_tasks], y[: classes * n_tasks]), n_tasks=n_tasks, kind=kind)
 
 
-# ---------------------------------------------------------------- ours
+@cache
+def config(method: str, setup: Setup) -> Config:
+    """The config of ours: the strategy's YAML with what its bare loop says differs."""
+    settings = BARE[method].settings(setup)
+    return compose(
+        f"strategy={method}",
+        f"model={setup.model}",
+        *([f"model.hidden={list(setup.hidden)}"] if setup.model == "mlp" else []),
+        f"optimizer.lr={setup.lr}",
+        f"train.batch_size={setup.batch}",
+        *(f"strategy.{method}.{key}={'null' if value is None else value}" for key, value in settings.items()),
+    )
 
 
 class Ours:
-    """The native learner; as many rows are replayed as arrive, in each draw of DER++."""
+    """The native learner."""
 
-    def __init__(self, method: str, stream: IndexStream, batch: int) -> None:
-        memory = partial(Reservoir, CAPACITY)
-        strategies: dict[str, dict[str, Strategy]] = {
-            "none": {},
-            "er": {"er": ER(memory, n_replay=batch)},
-            "derpp": {"derpp": DERPP(memory, n_replay=batch, strength=SHARE, label_strength=SHARE)},
-            "ewc": {"ewc": EWC(strength=STRENGTH, chunk=CHUNK)},
-        }
-        model, optimizer = partial(mlp, hidden=HIDDEN), partial(torch.optim.SGD, lr=LEARNING_RATE)
-        self.learner = SGDLearner(model, optimizer, strategies[method], spec=stream.spec, batch_size=batch)
-        self.experiences, self.batch = list(stream), batch
+    def __init__(self, method: str, stream: IndexStream, setup: Setup) -> None:
+        self.learner = build_learner(config(method, setup), stream.spec)
+        self.experiences, self.batch = list(stream), setup.batch
 
     def __call__(self, task: int) -> Laps:
         experience = self.experiences[task]
@@ -100,150 +73,9 @@ class Ours:
         return Laps(began, stepped, now(), steps)
 
 
-# ---------------------------------------------------------------- bare
-
-
-def network() -> nn.Sequential:
-    """The network of ``Ours`` with its initial weights, without its wrappers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(0, "model"))
-        return nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(784, HIDDEN[0]),
-            nn.ReLU(),
-            nn.Linear(HIDDEN[0], HIDDEN[1]),
-            nn.ReLU(),
-            nn.Linear(HIDDEN[1], 10),
-        )
-
-
-class Bare:
-    """Plain torch: shuffle, gather, scale, cross-entropy, SGD. The rows of ``Ours``, in its order."""
-
-    def __init__(self, stream: IndexStream, batch: int) -> None:
-        source: Any = stream.inputs
-        self.images, self.labels, self.batch = source.x, source.y, batch
-        self.ids = stream.ids.split(stream.starts.diff().tolist())
-        self.network = network()
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=LEARNING_RATE)
-
-    def __call__(self, task: int) -> Laps:
-        ids = self.ids[task]
-        began = now()
-        batches = ids[torch.randperm(len(ids), generator=generator(0, "order", task, 0))].split(self.batch)
-        for rows in batches:
-            x, y = self.images.index_select(0, rows), self.labels.index_select(0, rows)
-            loss = self.loss(x, y)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.remember(x, y)
-        stepped = now()
-        self.end(ids)
-        return Laps(began, stepped, now(), len(batches))
-
-    def logits(self, x: Tensor) -> Tensor:
-        return self.network(x.float().mul_(1 / 255))
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(self.logits(x), y)
-
-    def remember(self, x: Tensor, y: Tensor) -> None:
-        pass
-
-    def end(self, ids: Tensor) -> None:
-        pass
-
-
-class BareER(Bare):
-    """A reservoir in preallocated tensors, filled batch by batch; one forward pass over arrived and replayed rows."""
-
-    NAME = "ER"
-
-    def __init__(self, stream: IndexStream, batch: int) -> None:
-        super().__init__(stream, batch)
-        self.x, self.y = torch.zeros(CAPACITY, 1, 28, 28, dtype=torch.uint8), torch.zeros(CAPACITY, dtype=torch.int64)
-        self.seen, self.draws = 0, generator(derive(0, self.NAME, "memory"))
-
-    def sample(self) -> Tensor:
-        return torch.randperm(min(self.seen, CAPACITY), generator=self.draws)[: self.batch]
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.seen:
-            slots = self.sample()
-            x = torch.cat([x, self.x.index_select(0, slots)])
-            y = torch.cat([y, self.y.index_select(0, slots)])
-        return cross_entropy(self.logits(x), y)
-
-    def remember(self, x: Tensor, y: Tensor) -> None:
-        slots = torch.arange(self.seen, self.seen + len(y))
-        if self.seen >= CAPACITY:
-            slots = (torch.rand(len(y), generator=self.draws, dtype=torch.float64) * (slots + 1)).long()
-        self.seen += len(y)
-        kept = (slots < CAPACITY).nonzero()[:, 0]
-        if len(kept):
-            self.write(slots.index_select(0, kept), kept, x, y)
-
-    def write(self, slots: Tensor, kept: Tensor, x: Tensor, y: Tensor) -> None:
-        self.x[slots], self.y[slots] = x.index_select(0, kept), y.index_select(0, kept)
-
-
-class BareDERPP(BareER):
-    """A draw for the logits and one for the labels, one forward pass over all three parts."""
-
-    NAME = "DERPP"
-
-    def __init__(self, stream: IndexStream, batch: int) -> None:
-        super().__init__(stream, batch)
-        self.stored = torch.zeros(CAPACITY, 10)
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        if not self.seen:
-            self.out = self.logits(x)
-            return cross_entropy(self.out, y)
-        n, first, second = len(y), self.sample(), self.sample()
-        self.out = self.logits(torch.cat([x, self.x.index_select(0, first), self.x.index_select(0, second)]))
-        arrived, told, labelled = torch.split(self.out, [n, len(first), len(second)])
-        distance = mse_loss(told, self.stored.index_select(0, first))
-        replayed = cross_entropy(labelled, self.y.index_select(0, second))
-        return cross_entropy(arrived, y) + SHARE * distance + SHARE * replayed
-
-    def write(self, slots: Tensor, kept: Tensor, x: Tensor, y: Tensor) -> None:
-        super().write(slots, kept, x, y)
-        self.stored[slots] = self.out.detach().index_select(0, kept)
-
-
-class BareEWC(Bare):
-    """The quadratic penalty, and at the end of a task the Fisher diagonal from each row's own gradient."""
-
-    def __init__(self, stream: IndexStream, batch: int) -> None:
-        super().__init__(stream, batch)
-        self.params = dict(self.network.named_parameters())
-        self.fisher: dict[str, Tensor] = {}
-        self.anchor: dict[str, Tensor] = {}
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        loss = super().loss(x, y)
-        for name, fisher in self.fisher.items():
-            loss = loss + STRENGTH / 2 * (fisher * (self.params[name] - self.anchor[name]).square()).sum()
-        return loss
-
-    def end(self, ids: Tensor) -> None:
-        self.anchor = {name: p.detach().clone() for name, p in self.params.items()}
-        total = {name: torch.zeros_like(p) for name, p in self.anchor.items()}
-        gradients = vmap(grad(self.row_loss), in_dims=(None, 0, 0))
-        for rows in ids.split(CHUNK):
-            x, y = self.images.index_select(0, rows), self.labels.index_select(0, rows)
-            for name, gradient in gradients(self.anchor, x, y).items():
-                total[name] += gradient.square_().sum(0)
-        self.fisher = {name: t / len(ids) + self.fisher.get(name, 0) for name, t in total.items()}
-
-    def row_loss(self, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        logits = functional_call(self.network, params, (x[None].float() * (1 / 255),))
-        return cross_entropy(logits, y[None])
-
-
-BARE: dict[str, type[Bare]] = {"none": Bare, "er": BareER, "derpp": BareDERPP, "ewc": BareEWC}
+def bare(method: str, stream: IndexStream, setup: Setup) -> Bare:
+    """The bare loop of a strategy, with the settings of ours."""
+    return BARE[method](stream, setup, config(method, setup).resolved["strategy"].get(method, {}))
 
 
 # ---------------------------------------------------------------- Avalanche's
@@ -252,15 +84,15 @@ BARE: dict[str, type[Bare]] = {"none": Bare, "er": BareER, "derpp": BareDERPP, "
 class Scaled(nn.Module):
     """The network of ``Bare`` for rows that may still be bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, setup: Setup, spec: Spec) -> None:
         super().__init__()
-        self.network = network()
+        self.network = network(setup, spec)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.float().mul_(1 / 255) if x.dtype == torch.uint8 else x)
 
 
-def theirs(method: str, experiences: Sequence[Any], batch: int) -> Contender:
+def theirs(method: str, experiences: Sequence[Any], setup: Setup, spec: Spec) -> Contender:
     """Avalanche's strategy of that name, metrics off, timed from its first step to its last, its set-up left out."""
     import_module("continual.bridges.avalanche")  # first: it knows what importing Avalanche warns of
     from avalanche.training.plugins import SupervisedPlugin
@@ -275,17 +107,17 @@ def theirs(method: str, experiences: Sequence[Any], batch: int) -> Contender:
 
     make = {
         "none": Naive,
-        "er": partial(Replay, mem_size=CAPACITY),
-        "derpp": partial(DER, mem_size=CAPACITY, alpha=SHARE, beta=SHARE),
-        "ewc": partial(EWC, ewc_lambda=STRENGTH / 2, mode="online", decay_factor=1.0),
+        "er": partial(Replay, mem_size=setup.capacity),
+        "derpp": partial(DER, mem_size=setup.capacity, alpha=0.5, beta=0.5),
+        "ewc": partial(EWC, ewc_lambda=0.5, mode="online", decay_factor=1.0),
     }[method]
-    model, clock = Scaled(), Clock()
+    model, clock = Scaled(setup, spec), Clock()
     with warnings.catch_warnings(record=True):
         strategy = make(
             model=model,
-            optimizer=torch.optim.SGD(model.parameters(), lr=LEARNING_RATE),
+            optimizer=torch.optim.SGD(model.parameters(), lr=setup.lr),
             criterion=nn.CrossEntropyLoss(),
-            train_mb_size=batch,
+            train_mb_size=setup.batch,
             plugins=[clock],
             evaluator=None,
         )
