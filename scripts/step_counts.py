@@ -6,7 +6,7 @@ steps cost more or less, renew it and commit it with the change::
     python scripts/step_counts.py             # counts anew, and says what has changed
     python scripts/step_counts.py --look er   # of one case: which operators, and how often
 
-Counted are ten updates in the second task, when memories are full and teachers and penalties act. An operator is an
+Counted are five updates in the second task, when memories are full and teachers and penalties act. An operator is an
 ``aten::`` call that the profiler sees and that no other one makes: in forward and backward, in the optimizer, and in
 what is around them. The host waits where it reads what a device may still be computing: ``.item()``, ``bool(tensor)``,
 ``.tolist()``, or a result whose size depends on values. Here everything is the host's, so this is an upper bound of
@@ -36,10 +36,11 @@ from scenarios.split import split
 
 FILE = Path(__file__).resolve().parents[1] / "tests/step_counts.json"
 BARE = "bare loop"
-BATCH, UPDATES, COUNTED = 10, 24, 10  # rows of an update; updates of a task, which fill a memory; those that count
+BATCH, UPDATES, COUNTED = 10, 24, 5  # rows of an update; updates of a task, which fill a memory; those that count
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount", "tolist")
 SETTINGS = {
     "packnet": ("train.head=per_task",),
+    "rar": ("strategy.rar.n_repeats=2",),
     "redo": ("strategy.redo.every=5",),
     "rwalk": ("strategy.rwalk.window=5",),
 }

@@ -102,7 +102,7 @@ def test_more_than_the_margin_is_noticed_with_another_version(monkeypatch: pytes
 
 def test_a_version_whose_bare_loop_calls_more_may_call_more() -> None:
     was = WRITTEN["counts"]["none"]
-    more = {name: {**counts, "operators": counts["operators"] + 60} for name, counts in WRITTEN["counts"].items()}
+    more = {name: {**counts, "operators": counts["operators"] + 30} for name, counts in WRITTEN["counts"].items()}
     assert complaint("none", more["none"], more[step_counts.BARE], "another") is None
     assert complaint("none", more["none"], more[step_counts.BARE], WRITTEN["torch"])
     assert complaint("none", was, WRITTEN["counts"][step_counts.BARE], WRITTEN["torch"]) is None
