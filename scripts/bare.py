@@ -95,8 +95,8 @@ class Bare:
         self.spec, self.setup, self.options = stream.spec, setup, options
         self.ids = stream.ids.split(stream.starts.diff().tolist())
         self.network = network(setup, stream.spec)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=setup.lr)
         self.start()
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=setup.lr)
 
     def __call__(self, task: int) -> Laps:
         ids, self.task = self.ids[task], task
@@ -120,6 +120,10 @@ class Bare:
         self.project()
         self.optimizer.step()
         self.remember(x, y)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained, in the order of ours."""
+        return list(self.network.parameters())
 
     def logits(self, x: Tensor) -> Tensor:
         return self.network(x.float().mul_(1 / 255))

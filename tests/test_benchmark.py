@@ -23,10 +23,10 @@ def contenders() -> Iterator[ModuleType]:
     sys.path.remove(str(ROOT / "scripts"))
 
 
-def learned(contender: Any, network: Any) -> torch.Tensor:
-    """The weights after all tasks."""
+def learned(contender: Any, trained: Any) -> torch.Tensor:
+    """The weights of ``trained`` after all tasks."""
     assert [contender(task).steps for task in range(N_TASKS)] == [10] * N_TASKS
-    return torch.cat([p.detach().flatten() for p in network.parameters()])
+    return torch.cat([p.detach().flatten() for p in trained.parameters()])
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,14 @@ def bare(contenders: ModuleType) -> Callable[[str], torch.Tensor]:
     @cache
     def weights(method: str) -> torch.Tensor:
         loop = contenders.bare(method, stream(contenders, method), setup(contenders))
-        return learned(loop, loop.network)
+        return learned(loop, loop)
 
     return weights
 
 
 def setup(contenders: ModuleType) -> Any:
     """A network and a memory that are small enough for a test, and that fills in it."""
-    return contenders.Setup(batch=10, hidden=(8, 8), capacity=40, lr=0.1)
+    return contenders.Setup(batch=10, hidden=(8, 8), capacity=40, lr=0.03)
 
 
 def stream(contenders: ModuleType, method: str) -> Any:
