@@ -97,7 +97,7 @@ class BareEMATeacher(Averaged):
     """The squared distance of the logits."""
 
     @staticmethod
-    def settings(setup: Setup) -> dict[str, Any]:
+    def settings(setup: Setup) -> dict[str, Any]:  # noqa: ARG004
         return {"strength": 1.0}  # of the YAML's 0 the teacher is asked nothing
 
     def combined(self, logits: Tensor, taught: Tensor, y: Tensor) -> Tensor:

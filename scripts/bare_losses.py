@@ -21,7 +21,7 @@ class BareSmallLoss(Bare):
     """The mean of the smallest losses."""
 
     @staticmethod
-    def settings(setup: Setup) -> dict[str, Any]:
+    def settings(setup: Setup) -> dict[str, Any]:  # noqa: ARG004
         return {"n_warmup": 10}
 
     def start(self) -> None:

@@ -182,7 +182,7 @@ class BareL2Init(BareL2):
     """Towards the initial weights."""
 
     @staticmethod
-    def settings(setup: Setup) -> dict[str, Any]:
+    def settings(setup: Setup) -> dict[str, Any]:  # noqa: ARG004
         return {"strength": 0.1}
 
     def start(self) -> None:
