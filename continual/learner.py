@@ -18,6 +18,7 @@ from continual.heads import Head
 from continual.models.growing import grow_head
 from continual.models.network import Network, draws_randomness, least_rows
 from continual.models.units import activations, hidden_layers
+from continual.optim.eager import eager
 from continual.refusals import check_features, check_least, check_protocol, check_strategies
 from continual.seeding import derive
 from continual.state import nbytes
@@ -83,6 +84,7 @@ class SGDLearner:
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
         self.view = self._open_view(n_features)
         self.train: Callable[[Batch, bool], None] = self._train  # one update; in a cohort it waits for the others
+        self.waited = 0.0  # seconds, of those in which it learned, that others took
         if augment:
             _try(augment, spec)
         for s in self.strategies.values():
@@ -341,7 +343,7 @@ class _Noise(AbstractContextManager[None]):
 def make_optimizer(make: Callable[..., torch.optim.Optimizer], parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     """``make(parameters)``, also without any parameter yet; UserError if it cannot be made."""
     try:
-        made = make(parameters or [{"params": []}])  # a head may be all that is trained, and grow later
+        made = eager(lambda: make(parameters or [{"params": []}]))  # a head may be all that is trained, and grow later
     except (TypeError, ValueError) as error:
         raise UserError(f"the optimizer cannot be made: {error}; see optimizer.*") from error
     if made.defaults.get("lr") == 0:
@@ -367,7 +369,7 @@ def _scheduled(
     scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler], optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The scheduler, after a step on a copy: a period of 0 is noticed only then."""
-    trial = deepcopy(optimizer)
+    trial = eager(lambda: deepcopy(optimizer))
     try:
         made = scheduler(trial)
         trial.step()

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from continual.batches import extend
 from continual.errors import UserError
 from continual.models.vae import VAE
+from continual.optim.eager import eager
 from continual.refusals import at_least_0
 from continual.seeding import derive, generator
 from continual.step import MASKED
@@ -75,7 +76,7 @@ class DGR(Strategy):
             torch.manual_seed(derive(self.seed, "DGR", "generator"))
             self.vae = VAE(view.spec, self.hidden, self.n_latent).to(view.classes.device)
         self.past = deepcopy(self.vae.decoder).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.lr)
+        self.optimizer = eager(lambda: torch.optim.Adam(self.vae.parameters(), lr=self.lr))
         model = sum(tensor.numel() for tensor in view.params.values())
         self.cost, self.cost_past = (sum(p.numel() for p in m.parameters()) / model for m in (self.vae, self.past))
 
