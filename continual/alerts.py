@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from continual.errors import UserError
-from continual.types import Record
+from continual.record import Record
 
 if TYPE_CHECKING:
     from continual.track import Matrix, RunFacts, Tracker

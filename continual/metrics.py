@@ -15,6 +15,7 @@ import numpy as np
 
 from continual import timeline as over_time
 from continual.errors import UserError
+from continual.record import Record
 from continual.timeline import (
     Floats,
     PerTask,
@@ -24,7 +25,6 @@ from continual.timeline import (
     seen_accuracy,
     weighted_mean,
 )
-from continual.types import Record
 
 FINAL = ("forward_equivalents_per_row", "peak_bytes", "seconds", "dormant_fraction", "effective_rank", "weight_norm")
 

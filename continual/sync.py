@@ -27,10 +27,10 @@ from continual.alerts import Alert
 from continual.errors import UserError
 from continual.ledger import RunData, read
 from continual.metrics import accuracy_matrix, summary
+from continual.record import Record
 from continual.track import RunFacts, cells, moments_of, run_id
 from continual.trackers.wandb import MATRIX, MATRIX_COLUMNS, PAGE, Wandb, mark_synced, write_url
 from continual.trackers.wandb_mode import require_server
-from continual.types import Record
 
 WAIT_SECONDS = 30.0  # the server may count what it was sent a little later
 POLL_SECONDS = 0.5

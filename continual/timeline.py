@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from continual.types import Record
+from continual.record import Record
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

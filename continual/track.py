@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from continual.alerts import NO_ALERT, Alert, Lost, watched
-from continual.types import Record
+from continual.record import Record
 
 Matrix = Sequence[Sequence[float | None]]
 

@@ -10,8 +10,8 @@ from itertools import groupby
 import numpy as np
 
 from continual.metrics import Matrix, accuracy_matrix, summary
+from continual.record import Record
 from continual.timeline import Floats, Integers, Timeline, read_timeline, seen_accuracy, switches
-from continual.types import Record
 
 PREQUENTIAL = ("prequential_accuracy", "last_label_accuracy", "blind_accuracy")
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 from continual.alerts import Alert, watched
 from continual.errors import UserError
+from continual.record import Record
 from continual.track import Curves, Matrix, RunFacts, Tracker, row
-from continual.types import Record
 
 LOGGER = logging.getLogger(__name__)
 BURST_SECONDS = 2.0

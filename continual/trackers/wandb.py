@@ -27,9 +27,9 @@ from continual.errors import UserError, nearest
 from continual.files import write_atomic
 from continual.ledger import MANIFEST
 from continual.manifest import redact_text
+from continual.record import Record
 from continual.track import Curves, Matrix, RunFacts, Tracker, cells, row
 from continual.trackers.wandb_mode import MODES, choose_mode
-from continual.types import Record
 
 LOGGER = logging.getLogger(__name__)
 FLUSH_SECONDS = 1.0  # calls are sent in bursts: one alone costs 2-4 times as much, as wandb's thread has to wake up
