@@ -1,7 +1,7 @@
 """Cutting rows into batches, putting rows behind a batch, and rows that are a part of others or lie in tensors."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -50,6 +50,52 @@ class Part:
 
     def fetch(self, ids: Tensor) -> Tensor:
         return self.rows.fetch(ids)
+
+
+class Joined:
+    """The rows of several ``parts`` of one stream, one part after another."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self.parts = parts
+        self.borders = torch.tensor([0, *map(len, parts)]).cumsum(0)  # (P + 1,)
+
+    def __len__(self) -> int:
+        return int(self.borders[-1])
+
+    def take(self, indices: Tensor) -> Batch:
+        pieces = [part.take(own) for part, own in self._cut(indices)]
+        extra = {name: torch.cat([piece.extra[name] for piece in pieces]) for name in pieces[0].extra}
+        x, y, n = torch.cat([piece.x for piece in pieces]), torch.cat([piece.y for piece in pieces]), len(indices)
+        return Batch(x, y, torch.full((n,), 1 / n), n, extra)
+
+    @property
+    def expect(self) -> Callable[[Tensor], None] | None:
+        return self._expect if any(getattr(part, "expect", None) for part in self.parts) else None
+
+    def fetch(self, ids: Tensor) -> Tensor:
+        return self.parts[0].fetch(ids)
+
+    def _cut(self, indices: Tensor) -> Iterator[tuple[Rows, Tensor]]:
+        """(part, positions in it) of ``indices`` (n,), in their order."""
+        places = torch.searchsorted(self.borders, indices, right=True) - 1
+        owners, counts = torch.unique_consecutive(places, return_counts=True)
+        for owner, own in zip(owners.tolist(), torch.split(indices, counts.tolist()), strict=True):
+            yield self.parts[owner], own - self.borders[owner]
+
+    def _expect(self, indices: Tensor) -> None:
+        for part, own in self._cut(indices):
+            expect = getattr(part, "expect", None)
+            if expect is not None:
+                expect(own)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of ``parts`` of one stream, one part after another; rows that can be joined have ``join(others)``."""
+    if len(parts) == 1:
+        return parts[0]
+    join: Callable[[Sequence[Rows]], Rows | None] | None = getattr(parts[0], "join", None)
+    whole = join(parts[1:]) if join else None
+    return Joined(parts) if whole is None else whole
 
 
 def extend(batch: Batch, x: Tensor, y: Tensor, weight: float, keep: float = 1.0) -> Batch:

@@ -98,7 +98,7 @@ class Checkpoints:
         at = records[-1].at if records else "step"
         if at == "end":
             if self.measure.index == self.total or self._affordable():
-                self.save(_score(records))
+                self.save(_score(records, self.measure))
             else:
                 self.book.flush()
         elif at in ("step", "arrival") and self._due():
@@ -144,6 +144,7 @@ class Checkpoints:
         kept = {saved.name for saved in self.saved[-self.policy.keep :]}
         if self.policy.best:
             kept |= {saved.name for saved in best(self.directory, self.saved)}
+        self.saved = [saved for saved in self.saved if saved.name in kept]
         for path in self.directory.iterdir():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
@@ -182,7 +183,8 @@ def best(directory: Path, saved: Sequence[Saved]) -> list[Saved]:
     return sorted(scored, key=lambda one: (one.score, one.mark.size))[-1:]
 
 
-def _score(records: Sequence[Record]) -> float | None:
+def _score(records: Sequence[Record], measure: Measure) -> float | None:
+    """The mean accuracy over all probes; None where not all of them were measured."""
     accuracy = [record.value for record in records if record.metric == "accuracy"]
-    mean = fmean(accuracy) if accuracy else float("nan")
+    mean = fmean(accuracy) if accuracy and len(accuracy) == len(measure.probes) else float("nan")
     return mean if mean == mean else None

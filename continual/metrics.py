@@ -82,12 +82,14 @@ def forgetting_per_task(matrix: Matrix) -> dict[int, float]:
     """{j: max_{1<=l<T} R[l, j] - R[T, j]} for each old task j, the best it ever was minus what is left.
 
     In [-1, 1]: 1 if all was lost, 0 if nothing, negative if the last end is its best. Rows before j was learned take
-    part where they were measured. Source: Chaudhry et al. 2018, "Riemannian walk for incremental learning".
+    part where they were measured. Where not all tasks were measured at every end, the best is that of the measured
+    ends, so that the value is at most the one of all ends. Source: Chaudhry et al. 2018, "Riemannian walk for
+    incremental learning".
     """
-    lost = {}
+    lost, learned = {}, matrix.learned
     for task in matrix.old:
         column = matrix.values[1:, task]
-        known = not np.isnan(column[matrix.learned[task] - 1])
+        known = not np.isnan(column[learned[task] - 1])
         lost[task] = float(np.fmax.reduce(column[:-1]) - column[-1]) if known else float("nan")
     return lost
 
@@ -102,7 +104,8 @@ def backward_transfer(matrix: Matrix) -> float:
 
     Source: Lopez-Paz and Ranzato 2017, "Gradient episodic memory for continual learning".
     """
-    return mean(matrix.values[-1, j] - matrix.values[matrix.learned[j], j] for j in matrix.old)
+    learned = matrix.learned
+    return mean(matrix.values[-1, j] - matrix.values[learned[j], j] for j in matrix.old)
 
 
 def forward_transfer(matrix: Matrix) -> float:
@@ -150,10 +153,11 @@ def relative_negative_flips(flips: Matrix, accuracy: Matrix) -> float:
 
 def _updates(matrix: Matrix) -> Iterator[tuple[int, list[int]]]:
     """(row, measured tasks learned by the previous row) for each row from the second end of a task on."""
-    for row in range(2, len(matrix.trained) + 1):
-        old = sorted(set(matrix.trained[: row - 1]) & matrix.measured)
+    measured, old = matrix.measured, set[int]()
+    for row, task in enumerate(matrix.trained[:-1], start=2):
+        old |= {task} & measured
         if old:
-            yield row, old
+            yield row, sorted(old)
 
 
 def summary(

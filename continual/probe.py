@@ -2,17 +2,22 @@
 
 Accuracies of all probes before training and at every task end, there also of each class; of the tasks seen so far
 every ``every`` rows within a task; and, if asked for, how each arrival was predicted before it was learned.
+
+With many tasks that grows with their square. ``n_old`` measures a few of the old tasks in turn, and all tasks only at
+moments that are asked for and at the last end: an end costs the same at the thousandth task as at the tenth. What was
+not measured is not recorded.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from continual.batches import batches
+from continual.batches import batches, joined, parts
 from continual.errors import UserError
 from continual.measures import calibration_error, dormant_fraction, effective_rank, weight_norm
 from continual.step import MASKED
@@ -22,6 +27,7 @@ Answers = tuple[int, int, int]
 """What the learner, the last label and the label-only learner answered for one row."""
 
 INSPECTED = 1024  # rows whose features are looked at
+GROUP = 8  # batches of small probes that are answered together
 DORMANT = 0.025  # a unit is dormant at or below this share of its layer's mean activation (Sokar et al. 2023)
 
 
@@ -35,7 +41,12 @@ class Probe:
         prequential: whether arrivals are predicted before they are learned.
         window: arrivals' rows summed up in one prequential record, >= 1.
         classes: whether the accuracy of each class is recorded at task ends, over its rows in all probes.
-        batch_size: rows predicted at once, >= 1; does not change the result.
+        batch_size: rows predicted at once, of several probes where the stream tells no tasks, >= 1; changes results
+            by no more than the rounding of logits.
+        n_old: learned tasks that are measured in turn beside the current one, >= 0, and at its end beside the one that
+            comes next (for forward transfer); None for all tasks at every end and all seen within a task.
+        old_every: rows between two moments at which old tasks are measured, >= 1; None for every moment. Needs n_old.
+        all_every: ends of tasks between two at which all are measured, >= 1; None for the last end alone. Needs n_old.
     """
 
     every: int | None = None
@@ -44,12 +55,19 @@ class Probe:
     window: int = 100
     classes: bool = True
     batch_size: int = 1024
+    n_old: int | None = None
+    old_every: int | None = None
+    all_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("every", "max_rows", "window", "batch_size"):
+        for name in ("every", "max_rows", "window", "batch_size", "n_old", "old_every", "all_every"):
+            value, least = getattr(self, name), 0 if name == "n_old" else 1
+            if value is not None and value < least:
+                raise UserError(f"probe.{name}={value} must be at least {least}")
+        for name in ("old_every", "all_every"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"probe.{name}={value} must be at least 1")
+            if value is not None and self.n_old is None:
+                raise UserError(f"probe.{name}={value} does nothing where all tasks are measured; set probe.n_old")
 
     def of(self, stream: Stream, learner: Learner) -> "Measure":
         """The schedule applied to one run."""
@@ -60,22 +78,27 @@ class Measure:
     """The evaluator of one run: holds where the run is and what was answered before.
 
     Attributes:
+        probes: all that have rows.
         index: the experience that is being learned, or comes next.
         inside: whether it is being learned: its arrival has been measured.
         left: rows of it that are not consumed yet.
     """
 
-    GIVEN = frozenset({"probe", "stream", "learner", "labels", "labels_only"})
+    GIVEN = frozenset({"probe", "stream", "learner", "origins", "sizes", "probes", "labels_only"})
     """What it is made from; all else is its state."""
 
     def __init__(self, probe: Probe, stream: Stream, learner: Learner) -> None:
         self.probe, self.stream, self.learner = probe, stream, learner
-        self.labels = [torch.cat([batch.y for batch in self._read(rows)]) for rows in stream.probes]
+        self.origins, self.sizes = list(stream.origins), [len(rows) for rows in stream.probes]
+        self.probes = [probe for probe, size in enumerate(self.sizes) if size]
         self.index, self.inside, self.left, self.started = 0, False, 0, False
         self.rows_seen = self.step = self.arrived = 0
         self.last_probed = 0
         self.trained: list[int] = []  # tasks in the order of their first row
-        self.right: dict[int, Tensor] = {}  # probe -> (n,) bool at the last task end
+        self.classes = torch.zeros(stream.spec.n_classes, dtype=torch.bool)  # that these tasks have
+        self.ends, self.turn, self.last_old = 0, 0, 0  # of tasks; the place in ``trained`` whose turn is next; rows
+        self.measured: list[int] = []  # probes at the last task end
+        self.right = torch.zeros(0, dtype=torch.bool)  # (n,) which of their rows were right, one after another
         self.labels_only = LabelBaselines(stream.spec.n_classes)
         self.asked: dict[int, list[tuple[int, Answers]]] = {}  # row id -> (question, answers) waiting for a label
         self.questions, self.told = 0, -1  # rows asked so far; the question whose label came last
@@ -100,12 +123,17 @@ class Measure:
 
     def timed(self, updates: Iterator[int]) -> Iterator[int]:
         """The same updates; the time that the learner takes for them, and nobody else's, is added up."""
-        began = perf_counter()
+        began = self._clock()
         for rows in updates:
-            self.seconds += perf_counter() - began
+            self.seconds += self._clock() - began
             yield rows
-            began = perf_counter()
-        self.seconds += perf_counter() - began
+            began = self._clock()
+        self.seconds += self._clock() - began
+
+    def _clock(self) -> float:
+        """Seconds, without those in which the learner waited for others."""
+        waited: float = getattr(self.learner, "waited", 0.0)
+        return perf_counter() - waited
 
     def due(self) -> bool:
         """Whether ``every`` rows have passed since the last probe within a task."""
@@ -113,44 +141,50 @@ class Measure:
 
     def start(self) -> Iterator[Record]:
         """Before any training: the size of each probe and the accuracy of the random initialisation."""
-        for task, y in enumerate(self.labels):
-            yield self._record(None, "start", task, "probe_rows", len(y))
-        for task, logits in self._answers(range(len(self.labels))):
-            yield self._record(None, "start", task, "accuracy", _accuracy(logits, self.labels[task]))
+        for probe, size in enumerate(self.sizes):
+            yield self._record(None, "start", probe, "probe_rows", size)
+        for probe, accuracy in self._accuracies(range(len(self.sizes))):
+            yield self._record(None, "start", probe, "accuracy", accuracy)
         self.started = True
 
     def within(self, task: int) -> Iterator[Record]:
-        """Within a task: accuracy of the tasks seen so far."""
+        """Within a task: accuracy of the tasks seen so far, or of this one and of those whose turn it is."""
         self.last_probed = self.rows_seen
-        for probe in [t for t in self.trained if t < len(self.labels)]:
-            y = self.labels[probe]
-            chosen = _spaced(len(y), self.probe.max_rows)
-            logits = self._on_probe(probe, chosen)
-            yield self._record(task, "step", probe, "accuracy", _accuracy(logits, y[chosen]))
+        seen = self.trained if self.probe.n_old is None else [task, *self._old(task, self.probe.n_old)]
+        for probe, accuracy in self._accuracies(seen, self.probe.max_rows):
+            yield self._record(task, "step", probe, "accuracy", accuracy)
 
     def end(self, task: int) -> Iterator[Record]:
-        """A task has ended: accuracy of every probe, over all classes and over the classes seen, and flips."""
-        self.last_probed = self.rows_seen
+        """A task has ended: accuracy of probes, over all classes and over the classes seen, and flips.
+
+        The accuracy of each class, over its rows in all probes, where all of them are measured.
+        """
+        self.last_probed, self.ends = self.rows_seen, self.ends + 1
         self.peak = max(self.peak, self.learner.cost().bytes)
         yield from self._flush(task)
-        seen, by_class = self._classes_seen(), ClassCounts(self.stream.spec.n_classes)
-        for probe, logits in self._answers(range(len(self.labels))):
-            y = self.labels[probe]
-            right = logits.argmax(1) == y
-            by_class.add(y, right)
-            yield self._record(task, "end", probe, "accuracy", float(right.double().mean()))
-            yield self._record(task, "end", probe, "accuracy_seen", _accuracy(logits.masked_fill(~seen, MASKED), y))
-            if probe in self.right:
-                flips = self.right[probe] & ~right
-                yield self._record(task, "end", probe, "negative_flips", float(flips.double().mean()))
-            self.right[probe] = right
-        for label, accuracy in by_class.accuracies() if self.probe.classes else ():
-            yield self._record(task, "end", label, "class_accuracy", accuracy)
+        probes, answers, by_class = self._at_end(task), Answered(), ClassCounts(self.stream.spec.n_classes)
+        for _, logits, y in self._answers(probes):
+            answers.add(logits, y, self.classes)
+            by_class.add(y.cpu(), answers.right[-1])
+        right, among_seen = torch.cat(answers.right), torch.cat(answers.among_seen)
+        sizes = [self.sizes[probe] for probe in probes]
+        flips = self._flips(dict(zip(probes, torch.split(right, sizes), strict=True)))
+        for probe, share, share_of_seen in zip(probes, _shares(right, sizes), _shares(among_seen, sizes), strict=True):
+            yield self._record(task, "end", probe, "accuracy", share)
+            yield self._record(task, "end", probe, "accuracy_seen", share_of_seen)
+            if probe in flips:
+                yield self._record(task, "end", probe, "negative_flips", flips[probe])
+        self.measured, self.right = probes, right
+        if self.probe.classes and len(probes) == len(self.probes):
+            for label, accuracy in by_class.accuracies():
+                yield self._record(task, "end", label, "class_accuracy", accuracy)
 
     def arrival(self, experience: Experience, task: int) -> Iterator[Record]:
         """An experience arrives: answer it before it is learned; score the answers whose labels are told now."""
-        if task not in self.trained:
+        if self.trained[-1:] != [task] and task not in self.trained:
             self.trained.append(task)
+            if task < len(self.sizes):
+                self.classes[_labels(self.stream.probes[task])] = True
         self.arrived += len(experience.rows)
         self.inside, self.left = True, len(experience.rows)
         if not self.probe.prequential:
@@ -168,9 +202,12 @@ class Measure:
         cost = self.learner.cost()
         task = self.trained[-1] if self.trained else None
         yield from self._flush(task)
-        for probe, logits in self._answers(range(len(self.labels))):
-            error = calibration_error(logits.softmax(1), self.labels[probe])
-            yield self._record(task, "final", probe, "calibration_error", error)
+        for group, logits, y in self._answers(self.probes):
+            sizes = [self.sizes[probe] for probe in group]
+            for probe, own, labels in zip(
+                group, torch.split(logits.softmax(1), sizes), torch.split(y, sizes), strict=True
+            ):
+                yield self._record(task, "final", probe, "calibration_error", calibration_error(own, labels))
         for metric, value in self._inside():
             yield self._record(task, "final", None, metric, value)
         per_row = cost.forward_equivalents / max(self.arrived, 1)
@@ -190,10 +227,11 @@ class Measure:
 
     def _inside(self) -> Iterator[tuple[str, float]]:
         """Measures of plasticity, over at most ``INSPECTED`` rows dealt evenly from all probes."""
-        if not isinstance(self.learner, Inspectable) or not self.labels:
+        if not isinstance(self.learner, Inspectable) or not self.probes:
             return
-        share = max(1, INSPECTED // len(self.labels))
-        x = torch.cat([rows.take(_spaced(len(rows), share)).x for rows in self.stream.probes])
+        some = [self.probes[place] for place in _spaced(len(self.probes), INSPECTED).tolist()]
+        share = max(1, INSPECTED // len(some))
+        x = torch.cat([self.stream.probes[probe].take(_spaced(self.sizes[probe], share)).x for probe in some])
         features, parameters, activations = self.learner.inspect(x)
         layers = activations or ([] if features is None else [features])  # hidden layers, or the last one alone
         if layers:
@@ -205,37 +243,90 @@ class Measure:
     def _record(self, task: int | None, at: str, probe: int | None, metric: str, value: float) -> Record:
         return Record(self.rows_seen, self.step, task, at, probe, metric, float(value))
 
-    def _classes_seen(self) -> Tensor:
-        seen = torch.zeros(self.stream.spec.n_classes, dtype=torch.bool)
-        for task in self.trained:
-            if task < len(self.labels):
-                seen[self.labels[task]] = True
-        return seen
+    def _at_end(self, task: int) -> list[int]:
+        """The probes that are measured now that ``task`` has ended, in their order."""
+        n_old, every = self.probe.n_old, self.probe.all_every
+        coming = self.origins[self.index : self.index + 1]
+        if n_old is None or not coming or (every is not None and self.ends % every == 0):
+            self.last_old = self.rows_seen
+            return self.probes
+        return self._probed(sorted({task, *coming, *self._old(task, n_old)}))
 
-    def _answers(self, probes: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """(probe, logits (n, C)) of each probe."""
+    def _old(self, task: int, n_old: int) -> list[int]:
+        """The tasks learned before ``task`` whose turn it is: at most ``n_old``, none before ``old_every`` rows."""
+        every, found = self.probe.old_every, list[int]()
+        if every is not None and self.rows_seen - self.last_old < every:
+            return found
+        self.last_old = self.rows_seen
+        for _ in self.trained:
+            if len(found) == n_old:
+                break
+            self.turn %= len(self.trained)
+            found += [self.trained[self.turn]] if self.trained[self.turn] != task else []
+            self.turn += 1
+        return found
+
+    def _probed(self, tasks: Iterable[int]) -> list[int]:
+        """The probes of ``tasks`` that have rows."""
+        return [task for task in tasks if task < len(self.sizes) and self.sizes[task]]
+
+    def _flips(self, right: Mapping[int, Tensor]) -> dict[int, float]:
+        """{probe: share of its rows that were right at the end before and are wrong now}, if measured at both."""
+        before = dict(zip(self.measured, torch.split(self.right, [self.sizes[p] for p in self.measured]), strict=True))
+        both = [probe for probe in right if probe in before]
+        if not both:
+            return {}
+        flips = torch.cat([before[probe] for probe in both]) & ~torch.cat([right[probe] for probe in both])
+        return dict(zip(both, _shares(flips, [self.sizes[probe] for probe in both]), strict=True))
+
+    def _accuracies(self, tasks: Iterable[int], at_most: int | None = None) -> Iterator[tuple[int, float]]:
+        """(probe, accuracy) of the probes of ``tasks``, on at most so many rows of each."""
+        for group, logits, y in self._answers(self._probed(tasks), at_most):
+            sizes = [_at_most(self.sizes[probe], at_most) for probe in group]
+            yield from zip(group, _shares((logits.argmax(1) == y).cpu(), sizes), strict=True)
+
+    def _answers(self, probes: Sequence[int], at_most: int | None = None) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """(probes, logits (n, C), labels (n,)): the rows of some probes, one probe after another, until all came.
+
+        Where the stream tells no tasks, the rows of several probes share batches. At most so many rows of each.
+        """
+        for group in self._groups(probes, at_most):
+            rows = joined([self.stream.probes[probe] for probe in group])
+            chosen = parts(rows, self.probe.batch_size)
+            if at_most is not None:
+                starts = accumulate((self.sizes[probe] for probe in group), initial=0)
+                own = [start + _spaced(self.sizes[probe], at_most) for start, probe in zip(starts, group, strict=False)]
+                chosen = iter(torch.split(torch.cat(own), self.probe.batch_size))
+            logits, y = self._predict(batches(rows, chosen), group[0] if self.stream.spec.task_aware else None)
+            yield group, logits, y
+
+    def _groups(self, probes: Sequence[int], at_most: int | None) -> Iterator[list[int]]:
+        """Probes that are answered together: each alone where the stream tells tasks."""
+        group, n_rows = list[int](), 0
         for probe in probes:
-            yield probe, self._on_probe(probe, torch.arange(len(self.labels[probe])))
+            group.append(probe)
+            n_rows += _at_most(self.sizes[probe], at_most)
+            if self.stream.spec.task_aware or n_rows >= GROUP * self.probe.batch_size:
+                yield group
+                group, n_rows = [], 0
+        if group:
+            yield group
 
-    def _on_probe(self, probe: int, chosen: Tensor) -> Tensor:
-        """Logits (n, C) for the rows of a probe at positions ``chosen`` (n,)."""
-        task = probe if self.stream.spec.task_aware else None
-        return self._predict((batch.x for batch in self._read(self.stream.probes[probe], chosen)), task)
-
-    def _read(self, rows: Rows, chosen: Tensor | None = None) -> Iterator[Batch]:
-        """The rows at positions ``chosen`` (n,), or all, as many at once as are predicted at once."""
-        positions = torch.arange(len(rows)) if chosen is None else chosen
-        return batches(rows, torch.split(positions, self.probe.batch_size))
-
-    def _predict(self, chunks: Iterable[Tensor], task: int | None) -> Tensor:
-        """Logits (n, C) under inference mode."""
+    def _predict(self, asked: Iterable[Batch], task: int | None) -> tuple[Tensor, Tensor]:
+        """Logits (n, C) under inference mode, and labels (n,), where the learner puts its answers."""
+        logits, labels = list[Tensor](), list[Tensor]()
         with torch.inference_mode():
-            return torch.cat([self.learner.predict(x, task).cpu() for x in chunks])
+            for batch in asked:
+                logits.append(self.learner.predict(batch.x, task))
+                labels.append(batch.y)
+            return torch.cat(logits), torch.cat(labels).to(logits[0].device)
 
     def _ask(self, ids: list[int], x: Tensor, task: int | None) -> None:
         """Keep what learner and baselines answer now for rows ``x`` (n, *in_shape), none of whose labels is known."""
         last, blind = self.labels_only.answer()
-        answers = self._predict(torch.split(x, self.probe.batch_size), task).argmax(1).tolist()
+        with torch.inference_mode():
+            logits = torch.cat([self.learner.predict(part, task) for part in torch.split(x, self.probe.batch_size)])
+        answers = logits.argmax(1).tolist()
         for row, answer in zip(ids, answers, strict=True):
             self.asked.setdefault(row, []).append((self.questions, (answer, last, blind)))
             self.questions += 1
@@ -274,6 +365,22 @@ class Measure:
         self.scores = []
 
 
+class Answered:
+    """Which rows were answered right, group by group: among all classes, and among the classes seen."""
+
+    def __init__(self) -> None:
+        self.right, self.among_seen = ([torch.zeros(0, dtype=torch.bool)] for _ in range(2))
+
+    def add(self, logits: Tensor, y: Tensor, seen: Tensor) -> None:
+        """Judge logits (n, C) by labels ``y`` (n,), where the classes ``seen`` (C,) were seen."""
+        right = [logits.argmax(1) == y]
+        if not seen.all():
+            right.append(logits.masked_fill(~seen.to(logits.device), MASKED).argmax(1) == y)
+        told = torch.stack(right).cpu()
+        self.right.append(told[0])
+        self.among_seen.append(told[-1])
+
+
 class ClassCounts:
     """Rows of each class, and how many of them were right, over several probes."""
 
@@ -287,8 +394,8 @@ class ClassCounts:
 
     def accuracies(self) -> Iterator[tuple[int, float]]:
         """(class, share of its rows that were right) of each class that has rows."""
-        for label in self.rows.nonzero()[:, 0].tolist():
-            yield label, int(self.right[label]) / int(self.rows[label])
+        labels = self.rows.nonzero()[:, 0]
+        yield from zip(labels.tolist(), (self.right[labels].double() / self.rows[labels]).tolist(), strict=True)
 
 
 @dataclass
@@ -314,15 +421,28 @@ class LabelBaselines:
         self.last = label
 
 
-def _spaced(rows: int, at_most: int | None) -> Tensor:
+def _at_most(rows: int, at_most: int | None) -> int:
+    return rows if at_most is None else min(at_most, rows)
+
+
+def _spaced(rows: int, at_most: int) -> Tensor:
     """(n,) positions of ``at_most`` rows, evenly spaced: test rows may lie sorted by class."""
-    n = rows if at_most is None else min(at_most, rows)
+    n = _at_most(rows, at_most)
     return torch.arange(n) * rows // n
+
+
+def _labels(rows: Rows) -> Tensor:
+    """(n,) labels: as they are told by rows that hold them in a column, else read with the rows."""
+    y = getattr(rows, "y", None)
+    return y.long() if isinstance(y, Tensor) else torch.cat([rows.take(part).y for part in parts(rows, INSPECTED)])
+
+
+def _shares(flags: Tensor, sizes: Sequence[int]) -> list[float]:
+    """The share of ``flags`` (n,) that is set, of each stretch of ``sizes``, which sum to n and are at least 1."""
+    ends = torch.tensor([0, *sizes]).cumsum(0)
+    set_before = torch.cat([torch.zeros(1, dtype=torch.int64), flags.cumsum(0)])[ends]
+    return [n / size for n, size in zip(set_before.diff().tolist(), sizes, strict=True)]
 
 
 def _all(rows: Rows) -> Batch:
     return rows.take(torch.arange(len(rows)))
-
-
-def _accuracy(logits: Tensor, y: Tensor) -> float:
-    return float((logits.argmax(1) == y).double().mean())

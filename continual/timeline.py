@@ -264,8 +264,18 @@ def samples_to_threshold(timeline: Timeline, threshold: float) -> float:
 
 
 def evaluation_period(timeline: Timeline) -> float:
-    """Largest number of rows between two consecutive evaluation moments: a shorter dip may have been missed."""
-    return float(np.diff(timeline.rows).max(initial=0)) if len(timeline.rows) > 1 else float("nan")
+    """Largest number of rows between two consecutive evaluations of one task, from the start of its training on.
+
+    A shorter dip may have been missed. Tasks that take turns are evaluated more seldom than something is.
+    """
+    largest, first = float("nan"), first_positions(timeline.tasks[1:], range(len(timeline.tasks) - 1))
+    measured = timeline.measured
+    for task, begin in first.items():  # ``begin``: the moment before the first one within the task
+        if task in measured:
+            rows = timeline.rows[begin:][~np.isnan(timeline.values[begin:, task])]
+            rows = np.concatenate([timeline.rows[begin : begin + 1], rows])
+            largest = np.fmax(largest, np.diff(rows).max(initial=0))
+    return float(largest)
 
 
 def prequential_windows(records: Iterable[Record], metric: str = "prequential_accuracy") -> tuple[Floats, Floats]:

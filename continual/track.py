@@ -138,21 +138,22 @@ class Curves:
     def __init__(self, n_tasks: int) -> None:
         self._n_tasks = n_tasks
         self._lost = Lost()
-        self._seen: set[int] = set()
+        self._seen, self._probed = set[int](), set[int]()  # tasks whose training has begun, that were ever measured
 
     def __call__(self, records: Sequence[Record]) -> dict[str, float]:
         """Values by name, of the records of one moment.
 
         ``forgetting/<task>``, at ends of tasks: see :class:`continual.alerts.Lost`. ``seen_accuracy``, within tasks
-        and at their ends: mean accuracy on the tasks whose training has begun; its mean over all moments is
-        ``anytime_accuracy``. In [0, 1].
+        and at their ends: mean accuracy on the tasks whose training has begun, where all of them were measured; its
+        mean over all moments is ``anytime_accuracy``. In [0, 1].
         """
         at, lost = records[0].at, self._lost(records)
         values = {f"forgetting/{padded(task, self._n_tasks)}": fall for task, fall in lost.items() if at == "end"}
+        self._probed |= {r.probe for r in records if r.metric == "accuracy" and r.probe is not None}
         if at in ("step", "end"):
             self._seen |= {r.task for r in records if r.task is not None}
             known = [r.value for r in records if r.metric == "accuracy" and r.probe in self._seen]
-            if known and not any(map(math.isnan, known)):
+            if known and len(known) == len(self._seen & self._probed) and not any(map(math.isnan, known)):
                 values["seen_accuracy"] = sum(known) / len(known)
         return values
 

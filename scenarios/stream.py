@@ -12,7 +12,7 @@ from torch import Tensor
 
 from continual.batches import AHEAD
 from continual.errors import UserError
-from continual.types import Batch, Experience, Spec
+from continual.types import Batch, Experience, Rows, Spec
 
 
 class Inputs(Protocol):
@@ -40,6 +40,14 @@ class IndexRows:
     def take(self, indices: Tensor) -> Batch:
         ids, y, n = self.ids.index_select(0, indices), self.y.index_select(0, indices).long(), len(indices)
         return Batch(self.inputs.fetch(ids), y, torch.full((n,), 1 / max(n, 1)), n, {"id": ids})
+
+    def join(self, others: Sequence[Rows]) -> "IndexRows | None":
+        """These rows and then those of ``others``, which come from the same inputs; None if one does not."""
+        same = [rows for rows in others if isinstance(rows, IndexRows) and rows.inputs is self.inputs]
+        if len(same) < len(others):
+            return None
+        ids, y = (torch.cat([getattr(rows, name) for rows in (self, *same)]) for name in ("ids", "y"))
+        return IndexRows(self.inputs, ids, y)
 
     @property
     def expect(self) -> Callable[[Tensor], None] | None:
