@@ -28,7 +28,7 @@ class BareDGR(Bare):
             self.encoder = nn.Sequential(nn.Linear(d, h), nn.ReLU(), nn.Linear(h, 2 * z))
             self.decoder = nn.Sequential(nn.Linear(z, h), nn.ReLU(), nn.Linear(h, d))
         params = [*self.encoder.parameters(), *self.decoder.parameters()]
-        self.adam = torch.optim.Adam(params, lr=self.options["lr"])
+        self.adam = torch.optim.Adam(params, lr=self.options["lr"], fused=True)
         self.noise, self.n = generator(0, "DGR"), self.options["n_replay"]
         self.seen = torch.zeros(self.spec.n_classes, dtype=torch.bool)
         self.solver: nn.Module | None = None
