@@ -128,6 +128,14 @@ class Bare:
     def logits(self, x: Tensor) -> Tensor:
         return self.network(x.float().mul_(1 / 255))
 
+    @torch.inference_mode()
+    def accuracies(self, x: Tensor, y: Tensor, rows: int) -> list[float]:
+        """Accuracies of probes of ``rows`` rows each, which lie behind one another in ``x`` and ``y``."""
+        self.network.eval()
+        answers = torch.cat([self.logits(part) for part in x.split(1024)]).argmax(1)
+        self.network.train()
+        return (answers == y).view(-1, rows).double().mean(1).tolist()
+
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(self.logits(x), y)
 

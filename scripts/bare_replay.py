@@ -102,6 +102,10 @@ class BareRAR(BareApart):
 
     NAME = "RAR"
 
+    @staticmethod
+    def settings(setup: Setup) -> dict[str, Any]:
+        return BareER.settings(setup) | {"n_repeats": 3}
+
     def step(self, x: Tensor, y: Tensor) -> None:
         for _ in range(self.options["n_repeats"]):
             loss = self.loss(x, y)

@@ -1,10 +1,12 @@
-"""What a training step costs: ours against a bare torch loop and against Avalanche; and what tracking adds to it.
+"""What training costs: ours against bare torch loops and against Avalanche; and what tracking adds to it.
 
-Writes docs/benchmarks/steps.json and renders docs/BENCHMARKS.md from it. On an otherwise idle machine::
+Writes docs/benchmarks/{steps,online,evaluation,tracking}.json and renders docs/BENCHMARKS.md. On an otherwise idle
+machine::
 
-    python scripts/benchmark.py                              # all of it: some 5 minutes if nothing else runs
-    python scripts/benchmark.py --quick --out /tmp/try.json  # a look; rendered to /tmp/try.md
-    python scripts/benchmark.py --only tracking              # one part, the other is kept as it was
+    python scripts/benchmark.py                              # all of it: some 25 minutes if nothing else runs
+    python scripts/benchmark.py --quick --out /tmp/try       # a look, in a minute; rendered to /tmp/try/BENCHMARKS.md
+    python scripts/benchmark.py --only steps --methods er,ewc --batches 10 --models mlp   # the other figures are kept
+    python scripts/benchmark.py --only steps --missing       # go on after a stop
     python scripts/benchmark.py --only rendering             # the page alone
 
 All loops run in one process on one thread, task by task in turn, so that whatever else the machine does hits all of
@@ -12,112 +14,271 @@ them. CPU time is the primary figure; each ratio is formed within one turn, and 
 """
 
 import argparse
-import json
 import os
-import platform
-import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
-from itertools import groupby, islice
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, islice, product
 from pathlib import Path
 from typing import Any
 
 import torch
 from bare import Contender, Laps, Moment, Setup, now
-from contenders import Ours, bare, random_stream, theirs, usual_pipelines
+from benchmark_page import (
+    MODELS,
+    RESULTS,
+    ROOT,
+    THEIRS,
+    command,
+    keep,
+    machine,
+    publish,
+    read,
+    render,
+    render_all,
+    render_beside,
+    results,
+    say,
+    spread,
+)
+from contenders import BARE, Ours, Theirs, avalanche_learner, bare, random_stream, usual_pipeline
 
-from continual.loop import loop
+from continual.loop import loop, moments
 from continual.probe import Probe
 from continual.track import NoTracker, RunFacts, Tracker
 from continual.trackers.wandb import Wandb, close
 from continual.types import Record
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "docs/benchmarks/steps.json"
-PAGE = ROOT / "docs/BENCHMARKS.md"
-STEPS = {10: 200, 128: 24}  # batch size -> steps of one task
-GOALS = {  # (who, against whom, batch size) -> bound of the ratio
-    ("ours", "bare", 10): 1.15,
-    ("ours", "bare", 128): 1.05,
-    ("avalanche", "ours", 10): 2.5,
-    ("avalanche_pil", "ours", 10): 4.0,
+__all__ = ["ROOT", "publish", "render", "render_all", "results", "say", "spread"]  # what its siblings take from here
+
+BATCHES = (1, 10, 128)
+TURN = {"mlp": 0.1, "slim_resnet18": 0.2}  # seconds that ours is to take in a turn
+LEAST = {  # batch size -> steps of a task, whatever they take
+    "mlp": {1: 20, 10: 20, 128: 5},
+    "slim_resnet18": {1: 10, 10: 4, 128: 2},
 }
-NAMES = {
-    "ours": "continual",
-    "bare": "bare torch loop",
-    "avalanche": "Avalanche, the same tensors",
-    "avalanche_pil": "Avalanche, torchvision and PIL (SplitFMNIST)",
-    "avalanche_splitmnist": "Avalanche, float tensors (SplitMNIST)",
-}
+MOST = 200
+PIL_SHARE = 4  # so many times fewer steps on the pipeline of images, which is slow
+ONLINE_METHODS = ("none", "er", "er_ace", "mir", "der", "derpp", "scr")
+EVALUATED = ("none", "er")
+EVALUATION_ROWS = {"mlp": (1000, 1000), "slim_resnet18": (50, 100)}  # of a task, and of each of five probes
 TRACKING_GOAL = 0.05
 
 
-def measure_steps(repeats: int, share: float) -> list[dict[str, Any]]:
-    """One entry per batch size and method: seconds of each turn and contender. The first turn warms up."""
-    results = []
-    for batch, steps in STEPS.items():
-        steps = max(2, round(steps * share))
-        stream = random_stream(repeats + 1, steps * batch)
-        with tempfile.TemporaryDirectory() as folder:
-            pipelines = usual_pipelines(Path(folder), max(2, steps // 4) * batch)  # they are slow
-        for method in ("none", "er", "derpp", "ewc"):
-            say(f"batch {batch}, {method}: ", end="")
-            contenders = gather(method, stream, batch, pipelines)
-            turns = [take_turns(contenders, task) for task in range(repeats + 1)][1:]
-            results.append({"batch": batch, "method": method, "steps": steps, **summarise(turns, batch)})
-            say(", ".join(f"{r['who']}/{r['against']} {r['cpu']['median']:.2f}" for r in results[-1]["ratios"]))
-    return results
+@dataclass(frozen=True)
+class Run:
+    """What this call measures.
+
+    Attributes:
+        models, batches: of these.
+        methods: of these; None for all that the part knows.
+        turns: besides the first, which warms up.
+        share: of the usual time of a turn.
+        missing: leave out what the result file has.
+        folder: of the result files.
+        about: command and machine.
+    """
+
+    models: tuple[str, ...]
+    batches: tuple[int, ...]
+    methods: tuple[str, ...] | None
+    turns: int
+    share: float
+    missing: bool
+    folder: Path
+    about: Mapping[str, Any]
+
+    def cases(self, part: str, known: tuple[str, ...], batches: tuple[int, ...]) -> Iterator[tuple[str, str, Setup]]:
+        """(key, method, setup) of each figure to measure."""
+        held = read(self.file(part)).get(part, {}).get("figures", {}) if self.missing else {}
+        chosen = [method for method in known if self.methods is None or method in self.methods]
+        for model, batch, method in product(self.models, self.batches, chosen):
+            key = f"{model}/{batch}/{method}"
+            if batch in batches and key not in held:
+                yield key, method, Setup(batch, model, capacity=640 if batch > 1 else 64)
+
+    def keep(self, part: str, key: str, figure: Mapping[str, Any]) -> None:
+        keep(part, {key: figure}, self.about, self.file(part))
+        told = ", ".join(f"{pair} {ratio['cpu']['median']:.2f}" for pair, ratio in figure["ratios"].items())
+        say(f"{part} {key}, {figure['steps']} steps: {told}")
+
+    def file(self, part: str) -> Path:
+        return self.folder / f"{part}.json"
+
+    def n_turns(self, setup: Setup) -> int:
+        return self.turns if setup.model == "mlp" else max(2, self.turns // 2)
 
 
-def gather(method: str, stream: Any, batch: int, pipelines: dict[str, Any]) -> dict[str, Contender]:
-    from continual.bridges.avalanche import to_avalanche
-
-    return {
-        "ours": Ours(method, stream, setup := Setup(batch)),
-        "bare": bare(method, stream, setup),
-        "avalanche": theirs(method, list(to_avalanche(stream).train_stream), setup, stream.spec),
-        **{name: theirs(method, experiences, setup, stream.spec) for name, experiences in pipelines.items()},
-    }
+# ---------------------------------------------------------------- steps
 
 
-def take_turns(contenders: dict[str, Contender], task: int) -> dict[str, Laps]:
-    """Every contender trains on one task, in the other order every second time."""
+def step_figure(method: str, setup: Setup, run: Run) -> dict[str, Any]:
+    """A training step: ours, the bare loop's, Avalanche's."""
+    turns, steps = run.n_turns(setup), fitting(method, setup, TURN[setup.model] * run.share)
+    stream = random_stream(turns + 1, steps * setup.batch, BARE[method].KIND)
+    contenders: dict[str, Contender] = {"ours": Ours(method, stream, setup), "bare": bare(method, stream, setup)}
+    pil_rows = max(2, steps // PIL_SHARE) * setup.batch
+    for name in THEIRS:
+        if learner := avalanche_learner(method, setup, stream.spec):
+            own = stream if name == "avalanche" else usual_pipeline(pil_rows).train_stream
+            contenders[name] = Theirs(learner, list(own))
+    laps = [take_turns(contenders, task) for task in range(turns + 1)][1:]
+    stepped = [{name: difference(lap.began, lap.stepped, lap.steps) for name, lap in turn.items()} for turn in laps]
+    ended = [
+        {name: difference(turn[name].stepped, turn[name].ended, steps * setup.batch) for name in OWN} for turn in laps
+    ]
+    end = {name: rounded(spread([turn[name].cpu for turn in ended])) for name in OWN}
+    end["ours/bare"] = rounded(spread([turn["ours"].cpu / turn["bare"].cpu for turn in ended]))
+    return {**case(method, setup, steps, turns), **compared(stepped), "end": end}
+
+
+OWN = ("ours", "bare")
+
+
+def fitting(method: str, setup: Setup, seconds: float) -> int:
+    """Steps of a task, its end included, that take the bare loop so long, within ``LEAST`` and ``MOST``."""
+    few = LEAST[setup.model][setup.batch]
+    trial = bare(method, random_stream(3, few * setup.batch, BARE[method].KIND), setup)
+    laps = [trial(task) for task in range(3)]
+    each = min(lap.ended.cpu - lap.began.cpu for lap in laps[1:]) / few
+    return max(few, min(MOST, round(seconds / each)))
+
+
+def take_turns(contenders: Mapping[str, Callable[[int], Any]], task: int) -> dict[str, Any]:
+    """Every contender is called with one task, in the other order every second time."""
     order = list(contenders) if task % 2 else list(reversed(contenders))
     return {name: contenders[name](task) for name in order}
 
 
-def summarise(turns: list[dict[str, Laps]], batch: int) -> dict[str, Any]:
-    """Microseconds of a step, ratios between contenders, and microseconds per row of what is done at a task's end."""
+def difference(began: Moment, ended: Moment, n: int) -> Moment:
+    """Microseconds of each of ``n`` between two moments."""
+    return Moment(*((after - before) / n * 1e6 for before, after in zip(began, ended, strict=True)))
 
-    def step(lap: Laps, clock: str) -> float:
-        return (getattr(lap.stepped, clock) - getattr(lap.began, clock)) / lap.steps * 1e6
 
-    def end(lap: Laps, clock: str) -> float:
-        return (getattr(lap.ended, clock) - getattr(lap.stepped, clock)) / (lap.steps * batch) * 1e6
+def case(method: str, setup: Setup, steps: int, turns: int) -> dict[str, Any]:
+    return {"model": setup.model, "batch": setup.batch, "method": method, "steps": steps, "turns": turns}
 
-    def times(measure: Callable[[Laps, str], float], name: str) -> dict[str, Any]:
-        return {clock: spread([measure(turn[name], clock) for turn in turns]) for clock in Moment._fields}
 
-    def ratio(who: str, against: str) -> dict[str, Any]:
-        clocks = {
-            clock: spread([step(turn[who], clock) / step(turn[against], clock) for turn in turns])
-            for clock in Moment._fields
-        }
-        return {"who": who, "against": against, **clocks, "goal": GOALS.get((who, against, batch))}
-
-    theirs = [name for name in turns[0] if name not in ("ours", "bare")]
-    pairs = [("ours", "bare"), *((name, who) for name in theirs for who in ("ours", "bare"))]
+def compared(turns: list[dict[str, Moment]]) -> dict[str, Any]:
+    """Microseconds by contender and clock, and the ratios of contenders."""
+    theirs = [name for name in turns[0] if name not in OWN]
+    pairs = [OWN, *((name, who) for name in theirs for who in OWN)]
     return {
-        "microseconds": {name: times(step, name) for name in NAMES},
-        "ratios": [ratio(*pair) for pair in pairs],
-        "end_microseconds_per_row": {name: times(end, name) for name in ("ours", "bare")},
+        "microseconds": {name: clocks(lambda turn, name=name: turn[name], turns) for name in turns[0]},
+        "ratios": {
+            f"{who}/{against}": clocks(lambda turn, pair=(who, against): ratio(turn, *pair), turns)
+            for who, against in pairs
+        },
     }
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
+def ratio(turn: Mapping[str, Moment], who: str, against: str) -> Moment:
+    return Moment(*(a / b for a, b in zip(turn[who], turn[against], strict=True)))
+
+
+def clocks(value: Callable[[Any], Moment], turns: list[Any]) -> dict[str, dict[str, float]]:
+    values = [value(turn) for turn in turns]
+    return {clock: rounded(spread([getattr(v, clock) for v in values])) for clock in Moment._fields}
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") if name != "n" else value for name, value in values.items()}
+
+
+# ---------------------------------------------------------------- online streams
+
+
+def online_figure(method: str, setup: Setup, run: Run) -> dict[str, Any]:
+    """The same for a stream in which each batch is an experience of its own, set-up and the loop around it included."""
+    turns, least = run.n_turns(setup), 100 if setup.model == "mlp" else 8
+    n = max(least, fitting(method, setup, 2 * TURN[setup.model] * run.share))
+    few = max(8, n // PIL_SHARE)
+    stream = random_stream(1, (turns + 1) * n * setup.batch, test_rows=10, arrival_rows=setup.batch)
+    ours, plain = Ours(method, stream, setup).learner, bare(method, stream, setup)
+    measure = Probe().of(stream, ours)
+    moves = moments(stream, ours, measure)
+    next(moves)  # the evaluation before the first row
+
+    def follow(turn: int) -> None:
+        while measure.step < (turn + 1) * n:
+            next(moves)
+
+    def go(turn: int) -> None:
+        for arrival in range(turn * n, (turn + 1) * n):
+            plain(arrival)
+
+    contenders: dict[str, Callable[[int], Moment]] = {"ours": passed(follow, n), "bare": passed(go, n)}
+    for name in THEIRS:
+        theirs = Theirs(avalanche_learner(method, setup, stream.spec, online=True), ())
+        if name == "avalanche":
+            given = theirs.bridge.to_avalanche(random_stream(turns + 1, few * setup.batch)).train_stream
+        else:
+            given = usual_pipeline(few * setup.batch).train_stream
+        contenders[name] = passed(partial(theirs.through, arrivals(given, setup.batch), few), few)
+    taken = [take_turns(contenders, turn) for turn in range(turns + 1)][1:]
+    return {**case(method, setup, n, turns), **compared(taken)}
+
+
+def arrivals(stream: Any, rows: int) -> Iterator[Any]:
+    """Avalanche's online stream of one of its streams."""
+    from avalanche.benchmarks import split_online_stream
+
+    return iter(split_online_stream(stream, experience_size=rows, drop_last=True))
+
+
+def passed(work: Callable[[int], object], n: int) -> Callable[[int], Moment]:
+    """Turn -> microseconds of each of ``n`` in which ``work`` does something."""
+
+    def take(turn: int) -> Moment:
+        began = now()
+        work(turn)
+        return difference(began, now(), n)
+
+    return take
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def evaluation_figure(method: str, setup: Setup, run: Run) -> dict[str, Any]:
+    """Accuracies of five probes after a task, alone and together with the task's steps."""
+    turns, (rows, test_rows) = run.n_turns(setup), EVALUATION_ROWS[setup.model]
+    stream = random_stream(max(5, turns + 1), rows, test_rows=test_rows)
+    stream = replace(stream, probes=stream.probes[:5])
+    ours, plain = Ours(method, stream, setup), bare(method, stream, setup)
+    measure = Probe().of(stream, ours.learner)
+    for task in range(2):
+        list(measure.arrival(ours.experiences[task], task))
+    x = torch.cat([probe.take(torch.arange(test_rows)).x for probe in stream.probes])
+    y = torch.cat([probe.y for probe in stream.probes])
+    trained: dict[str, Contender] = {"ours": ours, "bare": plain}
+    evaluated: dict[str, Callable[[int], object]] = {
+        "ours": lambda task: list(measure.end(task)),
+        "bare": lambda _: plain.accuracies(x, y, test_rows),
+    }
+    for name in THEIRS:
+        theirs = Theirs(avalanche_learner(method, setup, stream.spec), [], evaluated=True)
+        own = (
+            theirs.bridge.to_avalanche(stream) if name == "avalanche" else usual_pipeline(rows // PIL_SHARE, test_rows)
+        )
+        theirs.experiences = list(own.train_stream)
+        trained[name], evaluated[name] = theirs, partial(theirs.evaluate, list(own.test_stream)[:5])
+    looks = {name: passed(look, 5 * test_rows) for name, look in evaluated.items()}
+    alone, together = [], []
+    for task in range(turns + 1):
+        laps, looked = take_turns(trained, task), take_turns(looks, task)
+        alone.append(looked)
+        together.append({name: both(laps[name], looked[name], rows, setup, 5 * test_rows) for name in laps})
+    figure = {**case(method, setup, -(-rows // setup.batch), turns), "rows": rows, "test_rows": 5 * test_rows}
+    return {**figure, **compared(alone[1:]), "included": compared(together[1:])["ratios"]}
+
+
+def both(lap: Laps, look: Moment, rows: int, setup: Setup, test_rows: int) -> Moment:
+    """Microseconds of a task of ``rows`` rows and of its evaluation; of a shorter task, as if it had as many steps."""
+    steps = difference(lap.began, lap.stepped, lap.steps)
+    n = -(-rows // setup.batch)
+    return Moment(*(step * n + each * test_rows for step, each in zip(steps, look, strict=True)))
 
 
 # ---------------------------------------------------------------- tracking
@@ -157,7 +318,7 @@ def measure_tracking(repeats: int, share: float) -> dict[str, Any]:
 def followed(steps: int, every: int) -> Iterator[list[Record]]:
     """The records of one moment after the other: replay at batch size 10, five probes every ``every`` steps."""
     stream = random_stream(5, steps * 10 // 5)
-    records = loop(stream, Ours("er", stream, Setup(10)).learner, Probe(every=every * 10, max_rows=10))
+    records = loop(stream, Ours("er", stream, Setup()).learner, Probe(every=every * 10, max_rows=10))
     yield from (list(group) for _, group in groupby(records, key=lambda r: (r.rows_seen, r.step, r.at)))
 
 
@@ -173,287 +334,87 @@ def run_facts(folder: Path, seed: int) -> RunFacts:
     return RunFacts("er", "random", "er", seed, f"run{seed}", folder / f"seed{seed}", {}, 5)
 
 
-# ---------------------------------------------------------------- the page
+@dataclass(frozen=True)
+class Part:
+    """A part whose figures are measured one by one.
 
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on; nothing that names the machine."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "avalanche": version("avalanche-lib"),
-        "wandb": version("wandb"),
-    }
-
-
-def results() -> dict[str, Any]:
-    """All parts of all result files."""
-    files = sorted((ROOT / "docs/benchmarks").glob("*.json"))
-    return {part: result for file in files for part, result in json.loads(file.read_text(encoding="utf-8")).items()}
-
-
-def render(result: dict[str, Any]) -> str:
-    """The page of these parts."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by the scripts `scripts/benchmark*.py` from the files in [benchmarks](benchmarks); do not edit.",
-        "",
-        "A step: a batch of uint8 images of 28x28, a perceptron 784-400-400-10, cross-entropy, plain SGD. Replay adds",
-        "as many rows as arrive; DER++ draws twice here and in the bare loop, once in Avalanche. EWC's penalty acts.",
-        "The bare loop does the same arithmetic on the same rows in the same order: `tests/test_benchmark.py` compares",
-        "the weights. What Avalanche takes in times of the bare loop bounds what any loop of this arithmetic can gain",
-        "over it; it runs without metrics, and its set-up of an experience is not counted.",
-        "",
-    ]
-    sections = {
-        "steps": _steps,
-        "tracking": _tracking,
-        "dashboard": _dashboard,
-        "status": _status,
-        "snapshots": _snapshots,
-        "memory": _memory,
-    }
-    for part, section in sections.items():
-        lines += section(result[part]) if part in result else []
-    return "\n".join(lines) + "\n"
-
-
-def _machine(part: dict[str, Any]) -> list[str]:
-    facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in part["machine"].items())
-    return [f"`{part['command']}`: {facts}.", ""]
-
-
-def _steps(part: dict[str, Any]) -> list[str]:
-    n = part["results"][0]["microseconds"]["ours"]["cpu"]["n"]
-    lines = [
-        "## Steps",
-        "",
-        f"Medians of {n} turns (lowest to highest), in CPU time unless it says wall. Ratios are formed within a turn.",
-        "",
-    ]
-    for batch in dict.fromkeys(result["batch"] for result in part["results"]):
-        lines += [
-            f"### Batch size {batch}",
-            "",
-            "| method | loop | µs of a step | times the bare loop | times continual |",
-        ]
-        lines += ["|---|---|---:|---:|---:|"]
-        for result in part["results"]:
-            lines += _rows(result) if result["batch"] == batch else []
-        lines.append("")
-    fisher = [
-        f"{NAMES[name]} {_range(times['cpu'], 0)} µs at batch size {result['batch']}"
-        for result in part["results"]
-        if result["method"] == "ewc"
-        for name, times in result["end_microseconds_per_row"].items()
-    ]
-    told = f"EWC's Fisher information at the end of a task, per row of it: {'; '.join(fisher)}."
-    return [*lines, told, "", *_machine(part)]
-
-
-def _rows(result: dict[str, Any]) -> list[str]:
-    rows = []
-    ratios = {(r["who"], r["against"]): r for r in result["ratios"]}
-    for name, times in result["microseconds"].items():
-        shown = [_ratio(ratios.get((name, against))) for against in ("bare", "ours")]
-        cells = [result["method"], NAMES[name], _range(times["cpu"], 0), *shown]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
-def _ratio(ratio: dict[str, Any] | None) -> str:
-    """The ratio of CPU times, its range, the ratio of wall times, and the goal."""
-    if ratio is None:
-        return ""
-    told = f"{_range(ratio['cpu'], 2)}, wall {ratio['wall']['median']:.2f}"
-    goal, median = ratio["goal"], ratio["cpu"]["median"]
-    if goal is None:
-        return told
-    ours = ratio["who"] == "ours"
-    met = median <= goal if ours else median >= goal
-    return f"{told}; goal at {'most' if ours else 'least'} {goal}: {'met' if met else '**missed**'}"
-
-
-def _tracking(part: dict[str, Any]) -> list[str]:
-    result = part["results"]
-    added, step = result["added_share"], result["step_microseconds"]
-    return [
-        "## Tracking",
-        "",
-        f"The loop of a run (ER, batch size 10, five probes every {result['steps_between_probes']} steps) with wandb",
-        f"offline against the same without, {added['cpu']['n']} turns each in alternation: {_percent(added['cpu'])}",
-        f"more CPU time and {_percent(added['wall'])} more wall time (goal: at most {result['goal']:.0%}), at",
-        f"{_range(step['none'], 0)} µs of CPU time a step without. Starting wandb takes",
-        f"{result['first_start_seconds']:.1f} s once per process, ending a run {result['finish_seconds']:.1f} s.",
-        "",
-        *_machine(part),
-    ]
-
-
-def _dashboard(part: dict[str, Any]) -> list[str]:
-    result = part["results"]
-    page, build, goals = result["page"], result["build"], result["goals"]
-    median = {
-        "megabytes": page["megabytes"],
-        "first_paint_ms": page["first_paint_ms"]["median"],
-        "build_seconds": build["again"]["wall"]["median"],
-    }
-    told = {name: f"{goal}: {'met' if median[name] < goal else '**missed**'}" for name, goal in goals.items()}
-    runs, every = f"{build['runs']} runs", f"{build['runs'] * result['records_of_a_run'] / 1e6:.1f} million records"
-    return [
-        "## Dashboard",
-        "",
-        f"Made-up runs of {result['tasks']} tasks with {result['evaluations_within_a_task']} evaluations within each,",
-        f"in real ledgers. Times of the page are from the navigation on, each in a new Chromium {page['chromium']}; of",
-        f"building, from the imports on, which take {build['again']['import']['median']:.1f} s of CPU time.",
-        "",
-        "| what | figure | goal, less than |",
-        "|---|---:|---|",
-        f"| page of {page['runs']} runs, MB | {page['megabytes']:.2f} | {told['megabytes']} |",
-        f"| first contentful paint, ms | {_range(page['first_paint_ms'], 0)} | {told['first_paint_ms']} |",
-        f"| every panel drawn, ms | {_range(page['drawn_ms'], 0)} | |",
-        f"| building from {runs} ({every}) for the first time, s | {_clocks(build['first'], 0)} | |",
-        f"| building from them again, s | {_clocks(build['again'], 1)} | {told['build_seconds']} |",
-        "",
-        *_machine(part),
-    ]
-
-
-def _status(part: dict[str, Any]) -> list[str]:
-    result = part["results"]
-    lines = [
-        "## Status",
-        "",
-        f"The whole command `continual status` over {result['runs']} made-up runs in real ledgers with real manifests,",
-        f"{result['records_of_a_run']} records each, {result['warm']['wall']['n']} times. Goal: less than",
-        f"{result['goal']:.0f} s.",
-        "",
-        "| files | wall time, s | CPU time, s | goal |",
-        "|---|---:|---:|---|",
-    ]
-    for name in ("warm", "cold"):
-        if name in result:
-            times = result[name]
-            met = "met" if times["wall"]["median"] < result["goal"] else "**missed**"
-            how = times.get("how", "cached by the one before")
-            lines.append(f"| {how} | {_range(times['wall'], 2)} | {_range(times['cpu'], 2)} | {met} |")
-    return [*lines, "", *_machine(part)]
-
-
-def _snapshots(part: dict[str, Any]) -> list[str]:
-    result = part["results"]
-    lines = [
-        "## Snapshots",
-        "",
-        "What storing a run takes of its time, start included, at the default cadence; without tracking.",
-        f"Goal: less than {result['goal']:.0%}.",
-        "",
-        "| run | seconds | snapshots | size of one, MB | share of the time | goal |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
-    for name, case in result["cases"].items():
-        share = case["share"]
-        met = "met" if share["median"] < result["goal"] else "**missed**"
-        percent = f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
-        size, n = case["bytes"]["median"] / 1e6, case["snapshots"]["median"]
-        lines.append(f"| {name} | {_range(case['seconds'], 1)} | {n:.0f} | {size:.1f} | {percent} | {met} |")
-    return [*lines, "", *_machine(part)]
-
-
-def _memory(part: dict[str, Any]) -> list[str]:
-    result, runs = part["results"], part["results"]["runs"]
-    imports = result["imports_bytes"] / 2**20
-    lines = [
-        "## Memory",
-        "",
-        f"Rows of {result['features']} float32 features and a label, {result['arrival_rows']:,} at a time in the",
-        f"order of one Parquet file (row groups of {result['group_rows']:,}), each predicted and then learned by",
-        f"streaming LDA. On the disk: `cache_mb={result['cache_mb']}`. The peak is that of the whole process; what it",
-        f"imports takes {imports:.0f} MB (2^20 bytes) of it.",
-        "",
-        "| rows | where they are | reading threads | peak, MB | above the imports, MB |",
-        "|---:|---|---:|---:|---:|",
-    ]
-    for run in runs:
-        peak, place = run["peak_bytes"] / 2**20, "in memory" if run["resident"] else "on the disk"
-        workers = "" if run["resident"] else run["workers"]
-        lines.append(f"| {run['rows']:,} | {place} | {workers} | {peak:.0f} | {peak - imports:.0f} |")
-    same = all(len({run["records"] for run in runs if run["rows"] == rows}) == 1 for rows in {r["rows"] for r in runs})
-    told = "are equal, bit for bit" if same else "**differ**"
-    return [*lines, "", f"All that was measured about as many rows {told}.", "", *_machine(part)]
-
-
-def _range(values: dict[str, float], digits: int) -> str:
-    if values["n"] == 1:
-        return f"{values['median']:.{digits}f}"
-    return f"{values['median']:.{digits}f} ({values['low']:.{digits}f} to {values['high']:.{digits}f})"
-
-
-def _percent(values: dict[str, float]) -> str:
-    return f"{values['median']:.1%} ({values['low']:.1%} to {values['high']:.1%})"
-
-
-def _clocks(values: dict[str, Any], digits: int) -> str:
-    return f"{_range(values['wall'], digits)}, CPU time {values['cpu']['median']:.{digits}f}"
-
-
-def publish(part: str, results: Mapping[str, Any], out: Path, **about: Any) -> None:
-    """Write one part's figures with command and machine; render the page if ``out`` is among its result files.
-
-    ``about``: what else is to be told of the machine.
+    Attributes:
+        figure: what is measured of a method.
+        methods: that it knows.
+        batches: that it knows.
     """
-    command = " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    result = {part: {"command": command, "machine": machine() | about, "results": results}}
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {out}")
-    if out.resolve().parent == RESULT.parent:
-        render_all()
+
+    figure: Callable[[str, Setup, Run], dict[str, Any]]
+    methods: tuple[str, ...]
+    batches: tuple[int, ...]
+
+    def measure(self, name: str, run: Run) -> None:
+        for key, method, setup in run.cases(name, self.methods, self.batches):
+            run.keep(name, key, self.figure(method, setup, run))
 
 
-def render_all() -> None:
-    """Write the page of all result files."""
-    PAGE.write_text(render(results()), encoding="utf-8")
-    say(f"wrote {PAGE}")
-
-
-def say(*words: str, end: str = "\n") -> None:
-    print(*words, end=end, flush=True)
+PARTS = {
+    "steps": Part(step_figure, tuple(sorted(BARE)), BATCHES),
+    "online": Part(online_figure, ONLINE_METHODS, (10,)),
+    "evaluation": Part(evaluation_figure, EVALUATED, (10,)),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a fifth of the steps and three turns")
-    parser.add_argument("--repeats", type=int, default=5, help="turns, at most 9 (default 5)")
-    parser.add_argument("--only", choices=("steps", "tracking", "rendering"), help="one part; the other is kept")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the result file")
+    parser.add_argument("--quick", action="store_true", help="a look: the perceptron, batch size 10, three short turns")
+    parser.add_argument(
+        "--turns", type=int, default=7, help="turns, at most 9 (default 7); half of them for the ResNet"
+    )
+    parser.add_argument("--only", choices=(*PARTS, "tracking", "rendering"), help="one part; the others are kept")
+    parser.add_argument("--methods", type=listed, help="strategies, e.g. er,ewc (default all)")
+    parser.add_argument("--batches", type=listed, help="batch sizes, e.g. 1,10 (default 1,10,128)")
+    parser.add_argument("--models", type=listed, help="models, e.g. mlp (default mlp,slim_resnet18)")
+    parser.add_argument("--missing", action="store_true", help="only figures that the result files lack")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     arguments = parser.parse_args()
-    if not 1 <= arguments.repeats <= 9:
-        parser.error(f"--repeats {arguments.repeats} must be from 1 to 9")
-    if arguments.only == "rendering" and not arguments.out.exists():
-        parser.error(f"--only rendering needs a result, and there is no {arguments.out}")
+    if not 1 <= arguments.turns <= 9:
+        parser.error(f"--turns {arguments.turns} must be from 1 to 9")
     torch.set_num_threads(1)
-    repeats, share = (3, 0.2) if arguments.quick else (arguments.repeats, 1.0)
-    result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    about = {"command": " ".join(["python", "scripts/benchmark.py", *sys.argv[1:]]), "machine": machine()}
-    for part, measure in (("steps", measure_steps), ("tracking", measure_tracking)):
-        if arguments.only in (None, part):
-            result[part] = {**about, "results": measure(repeats, share)}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {arguments.out}")
-    if arguments.out.resolve().parent == RESULT.parent:
+    quick = arguments.quick
+    run = Run(
+        models=chosen(parser, "--models", arguments.models, tuple(MODELS), ("mlp",) if quick else tuple(MODELS)),
+        batches=chosen(parser, "--batches", arguments.batches, BATCHES, (10,) if quick else BATCHES),
+        methods=chosen(parser, "--methods", arguments.methods, tuple(sorted(BARE)), None),
+        turns=3 if quick else arguments.turns,
+        share=0.2 if quick else 1.0,
+        missing=arguments.missing,
+        folder=arguments.out,
+        about={"command": command(), "machine": machine()},
+    )
+    for name, part in PARTS.items():
+        if arguments.only in (None, name):
+            part.measure(name, run)
+            render_beside(run.file(name))
+    if arguments.only in (None, "tracking"):
+        publish("tracking", measure_tracking(run.turns, run.share), run.file("tracking"))
+    if arguments.only == "rendering":
         render_all()
-    else:
-        arguments.out.with_suffix(".md").write_text(render(result), encoding="utf-8")
+    if arguments.out.resolve() != RESULTS:
+        parts = {part: result for file in sorted(arguments.out.glob("*.json")) for part, result in read(file).items()}
+        (arguments.out / "BENCHMARKS.md").write_text(render(parts), encoding="utf-8")
+
+
+def listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def chosen(
+    parser: argparse.ArgumentParser, option: str, given: tuple[str, ...] | None, known: tuple[Any, ...], default: Any
+) -> Any:
+    """What an option names, each of the type of the known; an error of the parser if there is none of that name."""
+    if given is None:
+        return default
+    by_name = {str(value): value for value in known}
+    unknown = [name for name in given if name not in by_name]
+    if unknown:
+        parser.error(f"{option} {unknown[0]} is unknown; use some of {', '.join(by_name)}")
+    return tuple(by_name[name] for name in given)
 
 
 if __name__ == "__main__":
