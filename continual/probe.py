@@ -8,26 +8,23 @@ moments that are asked for and at the last end: an end costs the same at the tho
 not measured is not recorded.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from continual.batches import batches, joined, parts
+from continual.answers import Answered, Asker, ClassCounts, fewest, labels_of, shares, spaced
 from continual.errors import UserError
 from continual.measures import calibration_error, dormant_fraction, effective_rank, weight_norm
-from continual.step import MASKED
 from continual.types import Batch, Experience, Inspectable, Learner, Record, Rows, Stream
 
 Answers = tuple[int, int, int]
 """What the learner, the last label and the label-only learner answered for one row."""
 
 INSPECTED = 1024  # rows whose features are looked at
-GROUP = 8  # batches of small probes that are answered together
 DORMANT = 0.025  # a unit is dormant at or below this share of its layer's mean activation (Sokar et al. 2023)
 
 
@@ -84,13 +81,14 @@ class Measure:
         left: rows of it that are not consumed yet.
     """
 
-    GIVEN = frozenset({"probe", "stream", "learner", "origins", "sizes", "probes", "labels_only"})
+    GIVEN = frozenset({"probe", "stream", "learner", "origins", "sizes", "probes", "asker", "labels_only"})
     """What it is made from; all else is its state."""
 
     def __init__(self, probe: Probe, stream: Stream, learner: Learner) -> None:
         self.probe, self.stream, self.learner = probe, stream, learner
         self.origins, self.sizes = list(stream.origins), [len(rows) for rows in stream.probes]
         self.probes = [probe for probe, size in enumerate(self.sizes) if size]
+        self.asker = Asker(stream, learner, probe.batch_size)
         self.index, self.inside, self.left, self.started = 0, False, 0, False
         self.rows_seen = self.step = self.arrived = 0
         self.last_probed = 0
@@ -163,13 +161,13 @@ class Measure:
         self.peak = max(self.peak, self.learner.cost().bytes)
         yield from self._flush(task)
         probes, answers, by_class = self._at_end(task), Answered(), ClassCounts(self.stream.spec.n_classes)
-        for _, logits, y in self._answers(probes):
+        for _, logits, y in self.asker.answers(probes):
             answers.add(logits, y, self.classes)
             by_class.add(y.cpu(), answers.right[-1])
         right, among_seen = torch.cat(answers.right), torch.cat(answers.among_seen)
         sizes = [self.sizes[probe] for probe in probes]
         flips = self._flips(dict(zip(probes, torch.split(right, sizes), strict=True)))
-        for probe, share, share_of_seen in zip(probes, _shares(right, sizes), _shares(among_seen, sizes), strict=True):
+        for probe, share, share_of_seen in zip(probes, shares(right, sizes), shares(among_seen, sizes), strict=True):
             yield self._record(task, "end", probe, "accuracy", share)
             yield self._record(task, "end", probe, "accuracy_seen", share_of_seen)
             if probe in flips:
@@ -184,7 +182,7 @@ class Measure:
         if self.trained[-1:] != [task] and task not in self.trained:
             self.trained.append(task)
             if task < len(self.sizes):
-                self.classes[_labels(self.stream.probes[task])] = True
+                self.classes[labels_of(self.stream.probes[task])] = True
         self.arrived += len(experience.rows)
         self.inside, self.left = True, len(experience.rows)
         if not self.probe.prequential:
@@ -202,7 +200,7 @@ class Measure:
         cost = self.learner.cost()
         task = self.trained[-1] if self.trained else None
         yield from self._flush(task)
-        for group, logits, y in self._answers(self.probes):
+        for group, logits, y in self.asker.answers(self.probes):
             sizes = [self.sizes[probe] for probe in group]
             for probe, own, labels in zip(
                 group, torch.split(logits.softmax(1), sizes), torch.split(y, sizes), strict=True
@@ -229,9 +227,9 @@ class Measure:
         """Measures of plasticity, over at most ``INSPECTED`` rows dealt evenly from all probes."""
         if not isinstance(self.learner, Inspectable) or not self.probes:
             return
-        some = [self.probes[place] for place in _spaced(len(self.probes), INSPECTED).tolist()]
+        some = [self.probes[place] for place in spaced(len(self.probes), INSPECTED).tolist()]
         share = max(1, INSPECTED // len(some))
-        x = torch.cat([self.stream.probes[probe].take(_spaced(self.sizes[probe], share)).x for probe in some])
+        x = torch.cat([self.stream.probes[probe].take(spaced(self.sizes[probe], share)).x for probe in some])
         features, parameters, activations = self.learner.inspect(x)
         layers = activations or ([] if features is None else [features])  # hidden layers, or the last one alone
         if layers:
@@ -277,56 +275,19 @@ class Measure:
         if not both:
             return {}
         flips = torch.cat([before[probe] for probe in both]) & ~torch.cat([right[probe] for probe in both])
-        return dict(zip(both, _shares(flips, [self.sizes[probe] for probe in both]), strict=True))
+        return dict(zip(both, shares(flips, [self.sizes[probe] for probe in both]), strict=True))
 
     def _accuracies(self, tasks: Iterable[int], at_most: int | None = None) -> Iterator[tuple[int, float]]:
         """(probe, accuracy) of the probes of ``tasks``, on at most so many rows of each."""
-        for group, logits, y in self._answers(self._probed(tasks), at_most):
-            sizes = [_at_most(self.sizes[probe], at_most) for probe in group]
-            yield from zip(group, _shares((logits.argmax(1) == y).cpu(), sizes), strict=True)
-
-    def _answers(self, probes: Sequence[int], at_most: int | None = None) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """(probes, logits (n, C), labels (n,)): the rows of some probes, one probe after another, until all came.
-
-        Where the stream tells no tasks, the rows of several probes share batches. At most so many rows of each.
-        """
-        for group in self._groups(probes, at_most):
-            rows = joined([self.stream.probes[probe] for probe in group])
-            chosen = parts(rows, self.probe.batch_size)
-            if at_most is not None:
-                starts = accumulate((self.sizes[probe] for probe in group), initial=0)
-                own = [start + _spaced(self.sizes[probe], at_most) for start, probe in zip(starts, group, strict=False)]
-                chosen = iter(torch.split(torch.cat(own), self.probe.batch_size))
-            logits, y = self._predict(batches(rows, chosen), group[0] if self.stream.spec.task_aware else None)
-            yield group, logits, y
-
-    def _groups(self, probes: Sequence[int], at_most: int | None) -> Iterator[list[int]]:
-        """Probes that are answered together: each alone where the stream tells tasks."""
-        group, n_rows = list[int](), 0
-        for probe in probes:
-            group.append(probe)
-            n_rows += _at_most(self.sizes[probe], at_most)
-            if self.stream.spec.task_aware or n_rows >= GROUP * self.probe.batch_size:
-                yield group
-                group, n_rows = [], 0
-        if group:
-            yield group
-
-    def _predict(self, asked: Iterable[Batch], task: int | None) -> tuple[Tensor, Tensor]:
-        """Logits (n, C) under inference mode, and labels (n,), where the learner puts its answers."""
-        logits, labels = list[Tensor](), list[Tensor]()
-        with torch.inference_mode():
-            for batch in asked:
-                logits.append(self.learner.predict(batch.x, task))
-                labels.append(batch.y)
-            return torch.cat(logits), torch.cat(labels).to(logits[0].device)
+        for group, logits, y in self.asker.answers(self._probed(tasks), at_most):
+            sizes = [fewest(self.sizes[probe], at_most) for probe in group]
+            yield from zip(group, shares((logits.argmax(1) == y).cpu(), sizes), strict=True)
 
     def _ask(self, ids: list[int], x: Tensor, task: int | None) -> None:
         """Keep what learner and baselines answer now for rows ``x`` (n, *in_shape), none of whose labels is known."""
         last, blind = self.labels_only.answer()
-        with torch.inference_mode():
-            logits = torch.cat([self.learner.predict(part, task) for part in torch.split(x, self.probe.batch_size)])
-        answers = logits.argmax(1).tolist()
+        parts = torch.split(x, self.probe.batch_size)
+        answers = torch.cat([self.asker.ask(part, task) for part in parts]).argmax(1).tolist()
         for row, answer in zip(ids, answers, strict=True):
             self.asked.setdefault(row, []).append((self.questions, (answer, last, blind)))
             self.questions += 1
@@ -365,39 +326,6 @@ class Measure:
         self.scores = []
 
 
-class Answered:
-    """Which rows were answered right, group by group: among all classes, and among the classes seen."""
-
-    def __init__(self) -> None:
-        self.right, self.among_seen = ([torch.zeros(0, dtype=torch.bool)] for _ in range(2))
-
-    def add(self, logits: Tensor, y: Tensor, seen: Tensor) -> None:
-        """Judge logits (n, C) by labels ``y`` (n,), where the classes ``seen`` (C,) were seen."""
-        right = [logits.argmax(1) == y]
-        if not seen.all():
-            right.append(logits.masked_fill(~seen.to(logits.device), MASKED).argmax(1) == y)
-        told = torch.stack(right).cpu()
-        self.right.append(told[0])
-        self.among_seen.append(told[-1])
-
-
-class ClassCounts:
-    """Rows of each class, and how many of them were right, over several probes."""
-
-    def __init__(self, n_classes: int) -> None:
-        self.rows, self.right = (torch.zeros(n_classes, dtype=torch.int64) for _ in range(2))
-
-    def add(self, y: Tensor, right: Tensor) -> None:
-        """Count labels ``y`` (n,) of which ``right`` (n,) were answered."""
-        self.rows += y.bincount(minlength=len(self.rows))
-        self.right += y[right].bincount(minlength=len(self.rows))
-
-    def accuracies(self) -> Iterator[tuple[int, float]]:
-        """(class, share of its rows that were right) of each class that has rows."""
-        labels = self.rows.nonzero()[:, 0]
-        yield from zip(labels.tolist(), (self.right[labels].double() / self.rows[labels]).tolist(), strict=True)
-
-
 @dataclass
 class LabelBaselines:
     """Two learners that see labels only: one repeats the last label, one knows which label follows which.
@@ -419,29 +347,6 @@ class LabelBaselines:
         """The label that came."""
         self.followed.setdefault(self.last, [0] * self.n_classes)[label] += 1
         self.last = label
-
-
-def _at_most(rows: int, at_most: int | None) -> int:
-    return rows if at_most is None else min(at_most, rows)
-
-
-def _spaced(rows: int, at_most: int) -> Tensor:
-    """(n,) positions of ``at_most`` rows, evenly spaced: test rows may lie sorted by class."""
-    n = _at_most(rows, at_most)
-    return torch.arange(n) * rows // n
-
-
-def _labels(rows: Rows) -> Tensor:
-    """(n,) labels: as they are told by rows that hold them in a column, else read with the rows."""
-    y = getattr(rows, "y", None)
-    return y.long() if isinstance(y, Tensor) else torch.cat([rows.take(part).y for part in parts(rows, INSPECTED)])
-
-
-def _shares(flags: Tensor, sizes: Sequence[int]) -> list[float]:
-    """The share of ``flags`` (n,) that is set, of each stretch of ``sizes``, which sum to n and are at least 1."""
-    ends = torch.tensor([0, *sizes]).cumsum(0)
-    set_before = torch.cat([torch.zeros(1, dtype=torch.int64), flags.cumsum(0)])[ends]
-    return [n / size for n, size in zip(set_before.diff().tolist(), sizes, strict=True)]
 
 
 def _all(rows: Rows) -> Batch:

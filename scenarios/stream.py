@@ -41,6 +41,11 @@ class IndexRows:
         ids, y, n = self.ids.index_select(0, indices), self.y.index_select(0, indices).long(), len(indices)
         return Batch(self.inputs.fetch(ids), y, torch.full((n,), 1 / max(n, 1)), n, {"id": ids})
 
+    @property
+    def resident(self) -> bool:
+        """Whether the inputs lie in memory as they are."""
+        return isinstance(getattr(self.inputs, "x", None), Tensor)
+
     def join(self, others: Sequence[Rows]) -> "IndexRows | None":
         """These rows and then those of ``others``, which come from the same inputs; None if one does not."""
         same = [rows for rows in others if isinstance(rows, IndexRows) and rows.inputs is self.inputs]
