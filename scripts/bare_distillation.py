@@ -109,9 +109,8 @@ class BareLabelRefurbishment(Averaged):
 
     def combined(self, logits: Tensor, taught: Tensor, y: Tensor) -> Tensor:
         strength = self.options["strength"]
-        target = taught.softmax(1).mul_(strength)
-        target[torch.arange(len(y)), y] += 1 - strength
-        return cross_entropy(logits, target)
+        share = torch.full((len(y), 1), 1 - strength)
+        return cross_entropy(logits, taught.softmax(1).mul_(strength).scatter_add_(1, y[:, None], share))
 
 
 class BareTeacherWeight(Averaged):

@@ -1,6 +1,7 @@
 """Bare loops of the strategies that hold weights near those of before.
 
-The gradient of a quadratic penalty is known: it is added to that of the loss, and autograd has no part in it.
+The gradient of a quadratic penalty is known: it is added to that of the loss, and autograd has no part in it. No weight
+matters so much here that ours would cut its pull (``max_pull``), or the weights would differ.
 """
 
 from collections.abc import Callable, Sequence
