@@ -3,11 +3,11 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from continual.metrics import accuracy_matrix, summary
 from continual.stopping import Stop, gently
 from continual.track import RunFacts, Tracker, moments_of, run_id
 from continual.types import Experience, Inspectable, Learner, Record, Spec, Stream
+
+if TYPE_CHECKING:
+    from continual.cohort import Cohort
 
 LOGGER = logging.getLogger(__name__)
 WHICH = ("last", "best")
@@ -74,8 +77,13 @@ def run(
     return run_config(configs.compose(*overrides, config_dir=config_dir, allow=allow), restart=restart)
 
 
-def run_config(config: Config, *, restart: bool = False, progress: Progress | None = None) -> Run:
-    """Run one composed config into its directory, or go on with what was begun there."""
+def run_config(
+    config: Config, *, restart: bool = False, progress: Progress | None = None, cohort: "Cohort | None" = None
+) -> Run:
+    """Run one composed config into its directory, or go on with what was begun there.
+
+    In a ``cohort`` it is trained together with others; it goes on only in one, and else starts over.
+    """
     directory = config.directory
     begun = not restart and (directory / ledger.MANIFEST).exists()
     known = finished(directory) if begun else None
@@ -87,8 +95,13 @@ def run_config(config: Config, *, restart: bool = False, progress: Progress | No
     measure = configs.build(config, "probe").of(stream, learner)
     policy = configs.build(config, "snapshot")
     track = configs.build(config, "track")
-    facts = _manifest(config, stream, threads)
-    with ExitStack() as afterwards, gently(policy.grace) as stop, _open(directory, facts, begun, restart) as book:
+    facts = _manifest(config, stream, threads) | {"cohort": cohort is not None}
+    if cohort:
+        cohort.join(learner)
+    if begun and not _computed_alike(directory, facts):
+        begun, restart = False, True
+    stopping = nullcontext(cohort.stop) if cohort else gently(policy.grace)
+    with ExitStack() as afterwards, stopping as stop, _open(directory, facts, begun, restart) as book:
         checkpoints = Checkpoints(policy, book, learner, measure)
         before = checkpoints.go_on() if begun else []
         since = measure.step if begun else None
@@ -159,6 +172,15 @@ def _open(directory: Path, facts: Mapping[str, Any], begun: bool, restart: bool)
     if ledger.load_manifest(directory)[0]["data_digest"] != facts["data_digest"]:  # before how it ended is cut
         raise UserError(f"the data are not those that the run in {directory} began with; start over with --restart")
     return Ledger.resume(directory)
+
+
+def _computed_alike(directory: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the run in ``directory`` was begun as it is to go on now, in a cohort or alone; else it is said."""
+    before = bool(ledger.load_manifest(directory)[0].get("cohort"))
+    if before != facts["cohort"]:
+        how = "in a cohort" if before else "alone"
+        LOGGER.warning("%s was begun %s, where results differ in their last digits, so it starts over", directory, how)
+    return before == bool(facts["cohort"])
 
 
 def _differences(book: Ledger, facts: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -19,6 +19,7 @@ from continual.manifest import redact_text
 from continual.types import Spec
 
 if TYPE_CHECKING:
+    from continual.cohort import Cohort
     from continual.launching import Launcher
     from continual.progress import Watcher
     from continual.worker import Job
@@ -67,11 +68,13 @@ def check_place(directory: Path, setting: str = "output=...") -> None:
         raise UserError(f"directory {directory} cannot be made: {there} {why}; choose another place with {setting}")
 
 
-def attempt(job: Config, *, restart: bool = False, progress: Progress | None = None) -> Outcome:
+def attempt(
+    job: Config, *, restart: bool = False, progress: Progress | None = None, cohort: "Cohort | None" = None
+) -> Outcome:
     """Run one config; any exception becomes a part of the outcome, apart from Ctrl-C and the like."""
     note = job.directory / ledger.TRACEBACK
     try:
-        run = run_config(job, restart=restart, progress=progress)
+        run = run_config(job, restart=restart, progress=progress, cohort=cohort)
     except Exception as error:
         told = explained(error) or error
         if not isinstance(told, UserError) and (job.directory / ledger.MANIFEST).exists():

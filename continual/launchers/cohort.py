@@ -1,0 +1,127 @@
+"""Runs that differ in their seed or in numbers only, trained together in this process (``continual.cohort``).
+
+Each run is the same function as alone, in a greenlet of its own. It goes on until its learner has rows to train on;
+then the next one does. When all wait, their updates are made at once. So a run needs to know nothing of the others.
+"""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Generator, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent, greenlet
+
+from continual.cohort import CannotJoinError, Cohort
+from continual.config import INDECISIVE, Config
+from continual.errors import Terminated, UserError
+from continual.experiment import Progress
+from continual.stopping import gently
+from continual.sweep import Outcome, attempt
+
+if TYPE_CHECKING:
+    from continual.progress import Watcher
+    from continual.worker import Job
+
+LOGGER = logging.getLogger(__name__)
+
+NUMBERS = frozenset({"optimizer", "strategy", "scheduler"})
+"""Groups of the config in which the runs of one cohort may have other numbers."""
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """Trains runs together that differ in their seed, or in numbers of optimizer, strategies and scheduler.
+
+    Attributes:
+        size: how many at most, >= 1.
+    """
+
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"hydra.launcher.size={self.size} must be at least 1")
+
+    def __call__(self, jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None, None]:
+        for group in alike(jobs, self.size):
+            apart = list(group)
+            if len(group) > 1:
+                apart = yield from together(group, watch)
+            for job in apart:
+                yield attempt(job.config, restart=job.restart, progress=watch.begin(job.config))
+
+
+def together(jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None, list["Job"]]:
+    """How each job goes, as they end; return those that cannot be trained together, which have not begun."""
+    apart: dict[str, list[Job]] = defaultdict(list)
+    progress = watch.begin(jobs[0].config)  # all of them get on alike
+    with gently(max(float(job.config.resolved["snapshot"]["grace"]) for job in jobs)) as stop:
+        cohort = Cohort(stop, getcurrent().switch)
+        fibres = [(job, _fibre(job, cohort, progress if job is jobs[0] else None)) for job in jobs]
+        stopped: BaseException | None = None
+        try:
+            while fibres:
+                ended = [(job, fibre.switch()) for job, fibre in fibres]
+                fibres = [(job, fibre) for job, fibre in fibres if not fibre.dead]
+                for job, end in ended:
+                    if isinstance(end, Outcome) and isinstance(end.error, CannotJoinError):
+                        apart[str(end.error)].append(job)
+                    elif isinstance(end, Outcome):
+                        yield end
+                    elif isinstance(end, BaseException):
+                        stopped = end
+                cohort.settle()
+        finally:
+            for _, fibre in fibres:
+                fibre.throw(KeyboardInterrupt)
+    if stopped is not None:
+        raise stopped
+    for reason, those in apart.items():
+        LOGGER.warning("%d of %d runs are run one after the other: %s", len(those), len(jobs), reason)
+    return [job for job in jobs for those in apart.values() if job in those]
+
+
+def alike(jobs: Sequence["Job"], size: int) -> list[list["Job"]]:
+    """The jobs in groups of at most ``size`` that may be trained together, equal numbers beside each other."""
+    groups: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        groups[_key(job.config, without_numbers=True)].append(job)
+    sorted_groups = [
+        sorted(group, key=lambda job: _key(job.config, without_numbers=False)) for group in groups.values()
+    ]
+    return [group[i : i + size] for group in sorted_groups for i in range(0, len(group), size)]
+
+
+def _key(config: Config, without_numbers: bool) -> str:
+    """Equal for configs that differ in the seed only, or also in numbers."""
+    left = {
+        group: _blank(value) if without_numbers and group in NUMBERS else value
+        for group, value in config.unresolved.items()
+        if group == "device" or group not in INDECISIVE | {"seed"}
+    }
+    return json.dumps(left, sort_keys=True)
+
+
+def _blank(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _blank(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_blank(part) for part in value]
+    return 0 if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _fibre(job: "Job", cohort: Cohort, progress: Progress | None) -> greenlet:
+    """The run of a job; switched to, it goes on until it waits (and gives None) or is over (and says how)."""
+
+    def act() -> Outcome | BaseException:
+        try:
+            return attempt(job.config, restart=job.restart, progress=progress, cohort=cohort)
+        except (KeyboardInterrupt, Terminated) as stop:
+            return stop
+
+    fibre = greenlet(act)
+    fibre.gr_context = copy_context()
+    return fibre

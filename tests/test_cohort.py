@@ -1,0 +1,395 @@
+"""Runs that are trained together: each is what it would be alone, and the work of a step does not grow with them."""
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from greenlet import getcurrent, greenlet
+
+from continual import config as configs
+from continual import lifting
+from continual.choices import choices
+from continual.cohort import CannotJoinError, Cohort
+from continual.config import Config, expand
+from continual.errors import DivergedError, Terminated
+from continual.experiment import Run
+from continual.launchers.basic import Basic
+from continual.launchers.cohort import Cohorts, alike
+from continual.learner import SGDLearner
+from continual.state import named_tensors
+from continual.stopping import Stop
+from continual.sweep import Outcome
+from continual.types import Stream
+from continual.worker import jobs_of
+
+BLOBS = (
+    "scenario/source=gaussian",
+    "scenario.source.n_classes=6",
+    "scenario.source.rows_per_class=12",
+    "scenario.n_tasks=3",
+    "train.epochs=2",
+    "model=mlp",
+    "model.hidden=[16]",
+    "track=none",
+)
+SMALL = {
+    "redo": ("strategy.redo.every=2", "strategy.redo.threshold=0.5"),
+    "continual_backprop": ("strategy.continual_backprop.rate=0.1", "strategy.continual_backprop.maturity=3"),
+    "packnet": ("scenario.kind=task", "train.head=per_task"),
+    "rwalk": ("strategy.rwalk.window=3",),
+}
+APART = {  # whose loss cannot be computed for several runs at once, and a word of the reason
+    "scr": "projection",
+    "loss_balanced_er": "append",
+}
+CLOSE = 2e-6
+
+
+def learners(cases: Sequence[Sequence[str]]) -> list[tuple[SGDLearner, Stream]]:
+    """A fresh learner and its stream for the overrides of each case."""
+    composed = [configs.compose(*BLOBS, *case) for case in cases]
+    streams = [configs.build_stream(config) for config in composed]
+    return [
+        (configs.build_learner(config, stream.spec), stream) for config, stream in zip(composed, streams, strict=True)
+    ]
+
+
+def learn(learner: SGDLearner, stream: Stream) -> Exception | None:
+    try:
+        for experience in stream:
+            for _ in learner.learn(experience):
+                pass
+    except DivergedError as error:
+        return error
+    return None
+
+
+def alone(cases: Sequence[Sequence[str]]) -> list[SGDLearner]:
+    made = learners(cases)
+    for learner, stream in made:
+        learn(learner, stream)
+    return [learner for learner, _ in made]
+
+
+def together(cases: Sequence[Sequence[str]]) -> tuple[list[SGDLearner], Cohort, list[Exception | None]]:
+    """The learners after they were trained in a cohort, and how each of them ended."""
+    made = learners(cases)
+    cohort = Cohort(Stop(0), getcurrent().switch)
+    for learner, _ in made:
+        cohort.join(learner)
+    fibres = [greenlet(partial(learn, learner, stream)) for learner, stream in made]
+    ends: dict[int, Exception | None] = {}
+    while len(ends) < len(fibres):
+        for place, fibre in enumerate(fibres):
+            if place not in ends:
+                end = fibre.switch()
+                if fibre.dead:
+                    ends[place] = end
+        cohort.settle()
+    return [learner for learner, _ in made], cohort, [ends[place] for place in range(len(fibres))]
+
+
+def distance(one: SGDLearner, other: SGDLearner) -> float:
+    """The largest difference between the tensors of two learners: network, optimizer, strategies and memories.
+
+    In parts of the largest number of the tensor, where that is above 1.
+    """
+    mine, theirs = (dict(named_tensors(learner.state_dict())) for learner in (one, other))
+    assert mine.keys() == theirs.keys()
+    pairs = [(mine[name].double(), theirs[name].double()) for name in mine if mine[name].numel()]
+    return max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in pairs)
+
+
+def seeds(*overrides: str, n: int = 3) -> list[tuple[str, ...]]:
+    return [(*overrides, f"seed={seed}") for seed in range(n)]
+
+
+def case_of(strategy: str) -> list[tuple[str, ...]]:
+    return seeds(f"strategy={strategy}", *SMALL.get(strategy, ()))
+
+
+@pytest.mark.parametrize("strategy", [choice.name for choice in choices("strategy", None)])
+def test_a_member_equals_the_same_run_alone(strategy: str) -> None:
+    members, cohort, _ = together(case_of(strategy))
+    reference = alone(case_of(strategy))
+    for member, other in zip(members, reference, strict=True):
+        assert distance(member, other) < CLOSE
+        assert member.cost() == other.cost()
+    assert distance(reference[0], reference[1]) > 1e-2  # two runs are not alike by themselves
+    if strategy in APART:
+        assert cohort.together == 0
+        assert cohort.apart is not None
+        assert APART[strategy] in cohort.apart
+    else:
+        assert cohort.apart is None
+        assert cohort.alone == 0
+
+
+@pytest.mark.parametrize("strategy", ["derpp", "ewc", "er_ace", "ema_teacher,strategy.ema_teacher.strength=1"])
+def test_a_lift_that_gives_all_members_the_values_of_the_first_is_noticed(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, *settings = strategy.split(",")
+    stack = lifting.Lift._stack
+
+    def first_only(self: lifting.Lift, values: Sequence[torch.Tensor], path: str) -> torch.Tensor:
+        ours = path.startswith("strategy.") or (name == "er_ace" and path == "batch.y")
+        return stack(self, [values[0]] * len(values) if ours else values, path)
+
+    monkeypatch.setattr(lifting.Lift, "_stack", first_only)
+    cases = seeds(f"strategy={name}", *settings)
+    members, _, _ = together(cases)
+    assert max(distance(member, other) for member, other in zip(members, alone(cases), strict=True)) > 1e-4
+
+
+def test_stacks_are_made_anew_only_of_what_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: dict[str, int] = {}
+    stack = torch.stack
+
+    def counting(self: lifting.Lift, values: Sequence[torch.Tensor], path: str) -> torch.Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                torch, "stack", lambda tensors: counts.update({path: counts.get(path, 0) + 1}) or stack(tensors)
+            )
+            return original(self, values, path)
+
+    original = lifting.Lift._stack
+    monkeypatch.setattr(lifting.Lift, "_stack", counting)
+    _, cohort, _ = together(seeds("strategy=ewc"))
+    anchors = {path: n for path, n in counts.items() if ".anchor." in path}
+    assert set(anchors.values()) == {2}  # once after each of the first two tasks
+    assert counts["batch.x"] == cohort.together / 3
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        [
+            ("optimizer=adam", "strategy=er", f"seed={seed}", f"optimizer.lr={lr}")
+            for seed, lr in enumerate((0.01, 0.001, 0.01))
+        ],
+        [("strategy=er", "optimizer.momentum=0.9", f"optimizer.lr={lr}") for lr in (0.1, 0.1, 0.01, 0.01)],
+        seeds("strategy=ewc", "optimizer=adamw", "scheduler=cosine"),
+        seeds("strategy=si", "clip=norm", "optimizer=adam"),
+        seeds("strategy=[er,ewc]", "train.head=current"),
+        seeds("strategy=[er,lwf]", "train.head=seen"),
+        seeds("strategy=ewc", "train.head=per_task", "scenario.kind=task"),
+        [("strategy=ewc", f"strategy.ewc.strength={strength}") for strength in (0.5, 1, 3.0)],
+        [("strategy=[si,derpp]", f"strategy.derpp.strength={s}", f"optimizer.lr={s / 10}") for s in (0.5, 0.7, 0.9)],
+        [("strategy=ewc", f"strategy.ewc.strength={s}", "optimizer.lr=0.3") for s in (1.0, 30.0, 60.0)],
+    ],
+    ids=lambda cases: " ".join(cases[0]),
+)
+def test_members_may_differ_in_numbers(cases: list[tuple[str, ...]]) -> None:
+    members, cohort, _ = together(cases)
+    for member, other in zip(members, alone(cases), strict=True):
+        assert distance(member, other) < 5 * CLOSE
+    assert cohort.together > 0
+    assert cohort.apart is None
+
+
+def test_numbers_that_change_what_is_computed_are_computed_one_by_one() -> None:
+    cases = [("strategy=ewc", f"strategy.ewc.strength={strength}") for strength in (0, 1, 2)]
+    members, cohort, _ = together(cases)
+    for member, other in zip(members, alone(cases), strict=True):
+        assert distance(member, other) < CLOSE
+    assert cohort.alone > 0
+    assert cohort.apart is None
+
+
+def test_members_of_streams_of_different_lengths_go_on_without_those_that_are_over() -> None:
+    cases = [
+        ("strategy=er", f"seed={seed}", f"scenario.rows_per_task={rows}") for seed, rows in enumerate((10, 17, 24))
+    ]
+    members, cohort, _ = together(cases)
+    for member, other in zip(members, alone(cases), strict=True):
+        assert distance(member, other) < CLOSE
+    assert cohort.together > 0
+
+
+def test_a_member_that_diverges_ends_and_the_others_go_on() -> None:
+    cases = [("strategy=er", f"seed={seed}", f"optimizer.lr={lr}") for seed, lr in enumerate((0.1, 1e30, 0.1))]
+    members, _, ends = together(cases)
+    assert ends[0] is ends[2] is None
+    assert isinstance(ends[1], DivergedError)
+    assert "the cross-entropy is" in str(ends[1])
+    assert "of experience 0" in str(ends[1])
+    reference = alone(cases)
+    assert distance(members[0], reference[0]) < CLOSE
+    assert distance(members[2], reference[2]) < CLOSE
+
+
+def test_what_a_memory_cannot_fetch_ends_its_own_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, cohort = learners(seeds("strategy=er")), Cohort(Stop(0), getcurrent().switch)
+    broken = made[1][0].strategies["er"]
+    monkeypatch.setattr(broken, "mix", lambda view, batch: (_ for _ in ()).throw(DivergedError("broken")))
+    for learner, _ in made:
+        cohort.join(learner)
+    fibres = [greenlet(partial(learn, learner, stream)) for learner, stream in made]
+    ends: list[Any] = [None] * 3
+    while not all(fibre.dead for fibre in fibres):
+        for place, fibre in enumerate(fibres):
+            if not fibre.dead:
+                ends[place] = fibre.switch()
+        cohort.settle()
+    assert str(ends[1]) == "broken"
+    assert ends[0] is ends[2] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (("train.head=growing",), "head grows"),
+        (("model._target_=continual.contract.tools.moody", "model.hidden=[16]"), "random numbers"),
+        (("model=slim_resnet18", "model.width=2"), "statistics of batches"),
+        (("optimizer=upgd",), "UPGD is none of"),
+        (("learner=slda",), "takes no steps of this kind"),
+    ],
+)
+def test_what_cannot_join_says_why(overrides: tuple[str, ...], why: str) -> None:
+    config = configs.compose("track=none", *overrides, allow=("continual",))
+    learner = configs.build_learner(config, configs.build_stream(config).spec)
+    with pytest.raises(CannotJoinError, match=why):
+        Cohort(Stop(0), lambda: None).join(learner)
+
+
+def test_a_network_of_another_shape_cannot_join() -> None:
+    (one, _), (other, _) = learners([(), ("model.hidden=[17]",)])
+    cohort = Cohort(Stop(0), lambda: None)
+    cohort.join(one)
+    with pytest.raises(CannotJoinError, match="are not those of the others"):
+        cohort.join(other)
+
+
+@pytest.mark.parametrize("strategy", ["none", "er", "si"])
+def test_the_operators_of_a_step_do_not_grow_with_the_members(strategy: str) -> None:
+    def products(n: int) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            _, cohort, _ = together(seeds(f"strategy={strategy}", n=n))
+        assert cohort.alone == 0
+        return sum(event.count for event in profile.key_averages() if event.key in ("aten::bmm", "aten::baddbmm"))
+
+    assert products(2) == products(5) > 0
+
+
+# ---------------------------------------------------------------- the launcher
+
+
+class Watch:
+    """Takes what it is told, and does something once the first run of a group is half done."""
+
+    def __init__(self, halfway: Callable[[], object] = lambda: None) -> None:
+        self.halfway, self.done = halfway, False
+
+    def begin(self, job: Config) -> Callable[[float, int], None]:
+        def progress(done: float, total: int) -> None:
+            if done > total / 2 and not self.done:
+                self.done = True
+                self.halfway()
+
+        return progress
+
+    def end(self, outcome: Outcome) -> None:
+        pass
+
+
+def sweep(launcher: Any, output: Path, *overrides: str, watch: Watch | None = None) -> dict[str, Outcome]:
+    """How the jobs ended, by seed and number."""
+    jobs = jobs_of(expand([*BLOBS, f"output={output}", *overrides]))
+    outcomes = list(launcher(jobs, watch or Watch()))
+    assert len(outcomes) == len(jobs)
+    return {outcome.config.directory.name: outcome for outcome in outcomes}
+
+
+def runs(outcomes: dict[str, Outcome]) -> Iterator[Run]:
+    for name in sorted(outcomes):
+        run = outcomes[name].run
+        assert run is not None, outcomes[name].error
+        yield run
+
+
+def shape(run: Run) -> list[tuple[Any, ...]]:
+    return [(r.rows_seen, r.step, r.task, r.at, r.probe, r.metric) for r in run.records]
+
+
+def test_each_run_has_a_directory_and_a_ledger_of_its_own_as_if_it_were_alone(tmp_path: Path) -> None:
+    options = ("strategy=er", "seed=range(4)", "probe.every=7", "snapshot.share=null", "optimizer.lr=0.1,0.05")
+    one_by_one, cohort = (
+        list(runs(sweep(launcher, tmp_path / name, *options)))
+        for name, launcher in (("basic", Basic()), ("cohort", Cohorts(size=5)))
+    )
+    assert [run.path.name for run in one_by_one] == [run.path.name for run in cohort]
+    for alone_run, member in zip(one_by_one, cohort, strict=True):
+        assert shape(alone_run) == shape(member)
+        for metric in ("average_accuracy", "forgetting", "anytime_accuracy"):
+            assert member.metrics[metric] == pytest.approx(alone_run.metrics[metric], abs=1e-9)
+        manifest = json.loads((member.path / "manifest.json").read_text())
+        assert manifest["cohort"] is True
+        assert json.loads((alone_run.path / "manifest.json").read_text())["cohort"] is False
+        assert (member.path / "snapshots").is_dir()
+
+
+def test_jobs_that_differ_in_more_than_numbers_are_in_different_cohorts() -> None:
+    jobs = jobs_of(expand([*BLOBS, "strategy=er,ewc", "seed=range(5)", "optimizer.lr=0.1,0.2"]))
+    groups = alike(jobs, size=8)
+    assert [len(group) for group in groups] == [8, 2, 8, 2]
+    for group in groups:
+        assert len({group_job.config.name for group_job in group}) == 1
+    rates = [job.config.resolved["optimizer"]["lr"] for job in groups[0]]
+    assert rates == sorted(rates)
+
+
+def test_runs_that_cannot_join_say_so_and_are_run_one_after_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        made = sweep(Cohorts(), tmp_path, "train.head=growing", "seed=range(3)")
+    assert [run.status for run in runs(made)] == ["finished"] * 3
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "3 of 3 runs are run one after the other: it cannot be trained together with others: its head grows"
+    ]
+    assert all(json.loads((run.path / "manifest.json").read_text())["cohort"] is False for run in runs(made))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_cohort_that_is_stopped_goes_on_as_a_cohort(tmp_path: Path, number: int) -> None:
+    options = ("strategy=er", "seed=range(3)", "train.epochs=8")
+    stopping = Watch(lambda: os.kill(os.getpid(), number))
+    with pytest.raises((KeyboardInterrupt, Terminated)):
+        sweep(Cohorts(), tmp_path / "stopped", *options, watch=stopping)
+    found = [Run.read(path.parent) for path in sorted((tmp_path / "stopped").rglob("manifest.json"))]
+    assert [run.status for run in found] == ["interrupted"] * 3
+    went_on, whole = (list(runs(sweep(Cohorts(), tmp_path / name, *options))) for name in ("stopped", "whole"))
+    for run, reference in zip(went_on, whole, strict=True):
+        assert run.since is not None
+        assert run.since > 0
+        assert shape(run) == shape(reference)
+        assert run.metrics["average_accuracy"] == pytest.approx(reference.metrics["average_accuracy"], abs=1e-9)
+
+
+def test_a_member_does_not_go_on_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = ("strategy=er", "seed=range(2)", "train.epochs=8")
+    with pytest.raises(KeyboardInterrupt):
+        sweep(Cohorts(), tmp_path, *options, watch=Watch(lambda: os.kill(os.getpid(), signal.SIGINT)))
+    with caplog.at_level(logging.WARNING):
+        run = next(runs(sweep(Basic(), tmp_path, "strategy=er", "seed=0", "train.epochs=8")))
+    assert run.since is None
+    assert "was begun in a cohort, where results differ in their last digits, so it starts over" in caplog.text
+    assert (run.path / "manifest.0.json").exists() or (run.path / "manifest.1.json").exists()
+
+
+def test_a_cohort_on_the_command_line(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, out, _ = cli("run", "-m", *BLOBS, "seed=range(3)", "hydra/launcher=cohort", f"output={tmp_path}")
+    assert code == 0
+    assert f"3 runs in {tmp_path}" in out
+    code, _, err = cli("run", "-m", *BLOBS, "seed=1", "hydra/launcher=cohort", "hydra.launcher.size=0")
+    assert code == 2
+    assert "hydra.launcher.size=0 must be at least 1" in err
