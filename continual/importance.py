@@ -50,9 +50,29 @@ class Anchored(Strategy):
     def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
         if not self.importance or not self.strength:
             return 0.0
+        c, most = self.bounds(view)
+        return 0.5 * c * quadratic(params, self.anchor, self.importance, most)
+
+    @torch.no_grad()
+    def pull(self, view: View, grads: Tensors) -> None:
+        if not self.strength:
+            return
+        c, most = self.bounds(view)
+        for name, importance in self.importance.items():
+            away = view.params[name] - self.anchor[name]
+            k = importance if most == inf else importance.clamp(max=most)
+            grad = grads.get(name)
+            if grad is None:
+                grads[name] = away.mul_(k).mul_(c)
+            else:
+                kept = grad is view.task_gradient.get(name)
+                grads[name] = torch.addcmul(grad, k, away, value=c, out=None if kept else grad)
+
+    def bounds(self, view: View) -> tuple[float, float]:
+        """The factor c, and at most what an importance counts; inf where none reaches the bound."""
         c, lr = self.curvature * self.strength, view.lr()
         most = inf if self.max_pull is None or lr <= 0 else self.max_pull / (c * lr)
-        return 0.5 * c * quadratic(params, self.anchor, self.importance, most if most < self.peak else inf)
+        return c, most if most < self.peak else inf
 
     def hold(self, importance: Tensors, anchor: Tensors) -> None:
         """Pull by ``importance`` towards ``anchor`` from now on."""

@@ -59,18 +59,25 @@ def update(
     check: bool = True,
 ) -> None:
     """The step on rows that are mixed already: ``batch``, which the network sees as ``seen``."""
-    loss, penalties, out = losses(view, seams, view.params, seen, mask)
+    loss, out = task_loss(view, seams, view.params, seen, mask)
+    penalties = [0.0 if s in seams.pull else s.penalty(view, view.params, seen, out) for s in seams.penalty]
     total = loss
     for penalty in penalties:
-        total = total + penalty
+        if isinstance(penalty, Tensor) or penalty:
+            total = total + penalty
     if check:
         check_finite(view, seams, seen, mask, penalties, total)
 
     optimizer.zero_grad()
-    if seams.needs_task_gradient:
-        _backward_apart(view, out, loss, sum(penalties))
+    if seams.needs_task_gradient and total is not loss:
+        view.task_gradient, passed = backward_apart(view.params, out, loss, sum(penalties))
+        view.charge(2 * len(batch) * passed)
     else:
         total.backward()  # type: ignore[no-untyped-call]
+        if seams.needs_task_gradient:
+            view.task_gradient = _gradients(view)
+    if seams.pull or seams.needs_task_gradient:
+        _pull(view, seams)
     view.charge(2 * len(batch))
     direct(view, seams, seen, clip)
     optimizer.step()
@@ -128,11 +135,13 @@ def check_finite(
         return
     with torch.no_grad():
         plain = float(task_loss(view, Seams({}), view.params, batch, mask)[0])
-        acted = float(task_loss(view, seams, view.params, batch, mask)[0])
+        loss, out = task_loss(view, seams, view.params, batch, mask)
+        acted = float(loss)
+        pulled = {s: s.penalty(view, view.params, batch, out) for s in seams.penalty if s in seams.pull}
     found = [
-        f"the penalty of strategy '{seams.names[id(s)]}' is {_number(penalty)}"
+        f"the penalty of strategy '{seams.names[id(s)]}' is {number}"
         for s, penalty in zip(seams.penalty, penalties, strict=True)
-        if not isfinite(_number(penalty))
+        if not isfinite(number := _number(pulled.get(s, penalty)))
     ]
     if not isfinite(acted):
         by = ", ".join(f"'{seams.names[id(s)]}'" for s in (*seams.rows, *seams.mask))
@@ -154,22 +163,40 @@ def _number(value: Tensor | float) -> float:
     return value.item() if isinstance(value, Tensor) else value
 
 
-def _backward_apart(view: View, out: Output, loss: Tensor, penalty: Tensor | float) -> None:
-    """Backward of the task loss, whose gradients are shown to strategies, and then of the penalties."""
+def backward_apart(
+    params: Weights, out: Output, loss: Tensor, penalty: Tensor | float
+) -> tuple[dict[str, Tensor], bool]:
+    """Backward of the task loss, whose gradients are returned, and then of the penalties.
+
+    And whether that of the penalties went back through the network.
+    """
     apart = isinstance(penalty, Tensor) and penalty.requires_grad
     loss.backward(retain_graph=apart)  # type: ignore[no-untyped-call]
-    view.task_gradient = {name: p.grad.clone() for name, p in view.params.items() if p.grad is not None}
+    task_gradient = {name: p.grad.clone() for name, p in params.items() if p.grad is not None}
+    passed: list[Tensor] = []  # not empty once the penalty's gradient goes back through the network
     if apart:
-        passed: list[Tensor] = []  # not empty once the penalty's gradient goes back through the network
         handles = [tensor.register_hook(passed.append) for tensor in out if tensor is not None and tensor.requires_grad]  # type: ignore[no-untyped-call]
         penalty.backward()  # type: ignore[union-attr]
         for handle in handles:
             handle.remove()
-        view.charge(2 * len(out.logits) if passed else 0)
+    return task_gradient, bool(passed)
+
+
+def _gradients(view: View) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in view.params.items() if p.grad is not None}
+
+
+def _pull(view: View, seams: Seams) -> None:
+    """Let strategies add gradients that they know; those of the task's loss that are shown to strategies stay apart."""
+    grads = _gradients(view)
+    for s in seams.pull:
+        s.pull(view, grads)
+    for name, grad in grads.items():
+        view.params[name].grad = grad.clone() if grad is view.task_gradient.get(name) else grad
 
 
 def _project(view: View, seams: Seams, batch: Batch) -> None:
-    grads = {name: p.grad for name, p in view.params.items() if p.grad is not None}
+    grads = _gradients(view)
     for s in seams.project:
         grads = s.project(view, grads, batch)
     for name, grad in grads.items():

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -63,7 +64,7 @@ class View:
     units: Callable[[], Sequence[Hidden]]
     activations: Callable[[Tensor], list[Tensor]]
     n_features: int | None = None
-    task_gradient: Mapping[str, Tensor]
+    task_gradient: Mapping[str, Tensor] = MappingProxyType({})
     update: int = 0
     again: bool = False
     last_loss: float | None = None
@@ -113,7 +114,8 @@ class Strategy:
             mask    = mask(view, batch, mask)          (B, C) bool: which classes compete in each row
             rows    = rows(view, batch, out, rows)     (B,) loss of each row
             total  += penalty(view, params, batch, out)
-            grads   = project(view, grads, batch)      after backward, before the optimizer
+            pull(view, grads)                          after backward, where a penalty's gradient is known already
+            grads   = project(view, grads, batch)      then, before the optimizer
             after_step(view, batch, out)               remember batch[:batch.arrived]; out is of this step
         end(view, experience)                          after the last step of an experience
         logits = predict(view, x, out, task)           at prediction, in eval mode, without gradient
@@ -177,6 +179,13 @@ class Strategy:
         """Loss seam: a scalar added to the task loss."""
         return 0.0
 
+    def pull(self, view: View, grads: dict[str, Tensor]) -> None:
+        """Gradient seam: add the gradient of ``penalty`` to ``grads``, so that no backward pass goes through it.
+
+        For a penalty on the weights alone, whose gradient is known in closed form. A tensor of ``grads`` may be changed
+        in place, unless it is that of ``view.task_gradient``; names may be added. ``penalty`` goes on saying the value.
+        """
+
     def project(self, view: View, grads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Gradient seam: the gradients to follow."""
         return grads
@@ -212,6 +221,7 @@ class Seams:
         self.mask = acting("mask")
         self.rows = acting("rows")
         self.penalty = acting("penalty")
+        self.pull = acting("pull")
         self.project = acting("project")
         self.after_step = acting("after_step")
         self.predict = acting("predict")

@@ -648,3 +648,35 @@ def test_values_out_of_range_are_refused(make: Callable[[], Strategy], message: 
 def test_streams_that_hide_boundaries_are_refused(three: Model, make: Callable[[], Strategy]) -> None:
     with pytest.raises(UserError, match="needs task boundaries, and this stream hides them"):
         learner(three, {"s": make()}, spec=Spec((1,), 3, dtype=DOUBLE, boundaries=False))
+
+
+# ---------------------------------------------------------------- the gradient that is added without a backward pass
+
+
+@pytest.mark.parametrize("strength", [0.5, 30.0])  # 30 is beyond the bound for some weights
+@pytest.mark.parametrize("max_pull", [1.0, None])
+@pytest.mark.parametrize("shape", [(3, 1), ()])
+def test_the_pull_is_the_gradient_of_the_penalty(
+    three: Model, strength: float, max_pull: float | None, shape: tuple[int, ...]
+) -> None:
+    anchored = Anchored(strength, max_pull)
+    view = learner(three, {"anchored": anchored}).view
+    w = view.params["model.weight"]
+    importance = torch.linspace(0.1, 2.0, math.prod(shape), dtype=DOUBLE).view(shape)
+    anchored.hold({"model.weight": importance}, {"model.weight": w.detach() + numbers(0.1, -2.0, 0.5)[:, None]})
+    penalty = anchored.penalty(view, view.params, Batch(w, w, w, 0), Output(w))
+    assert isinstance(penalty, Tensor)
+    (expected,) = torch.autograd.grad(penalty, w)
+    grad, apart = numbers(1.0, 2.0, 3.0)[:, None], numbers(1.0, 2.0, 3.0)[:, None]
+    grads = {"model.weight": grad}
+    anchored.pull(view, grads)
+    close(grads["model.weight"], expected + apart)
+    assert grads["model.weight"] is grad, "in place, where nobody else holds it"
+
+    view.task_gradient, grads = {"model.weight": apart}, {"model.weight": apart}
+    anchored.pull(view, grads)
+    close(grads["model.weight"], expected + apart)
+    assert apart.tolist() == [[1], [2], [3]], "the task's own gradient is left alone"
+    grads = {}
+    anchored.pull(view, grads)  # of a weight that the loss does not reach
+    close(grads["model.weight"], expected)

@@ -22,7 +22,7 @@ from continual.step import MASKED, step, task_loss
 from continual.strategy import Seams, Strategy, View, Weights
 from continual.types import Batch, Experience, Output, Spec
 
-SEAMS = ("mix", "mask", "rows", "penalty", "project", "after_step", "predict")
+SEAMS = ("mix", "mask", "rows", "penalty", "pull", "project", "after_step", "predict")
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -270,6 +270,51 @@ def test_penalties_add_up() -> None:
         assert not torch.equal(p, before[name])
 
 
+class Known(Pull):
+    """The same without a backward pass; of one parameter in place, of the others in new tensors."""
+
+    def pull(self, view: View, grads: dict[str, Tensor]) -> None:
+        for name, grad in grads.items():
+            first = name == "0.weight" and grad is not view.task_gradient.get(name)
+            grads[name] = grad.add_(self.strength) if first else grad + self.strength
+
+
+class Witness(Strategy):
+    """Keeps the gradients of the task's loss, and what is projected."""
+
+    needs_task_gradient = True
+
+    def project(self, view: View, grads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        self.projected = {name: grad.clone() for name, grad in grads.items()}
+        return grads
+
+    def after_step(self, view: View, batch: Batch, out: Output) -> None:
+        self.task = {name: grad.clone() for name, grad in view.task_gradient.items()}
+
+
+def test_a_gradient_that_is_known_is_added_as_if_it_had_been_derived() -> None:
+    derived, known = network(), network()
+    take_step(derived, rows(), Pull(0.3), Pull(2.0))
+    take_step(known, rows(), Known(0.3), Pull(2.0))
+    for name, p in weights(known).items():
+        torch.testing.assert_close(p, weights(derived)[name], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("others", [(), (Known(0.3),), (Pull(0.3),), (Known(0.1), Pull(0.2))])
+def test_the_gradient_of_the_task_stays_apart_from_what_is_added_and_clipped(others: tuple[Strategy, ...]) -> None:
+    net, witness, plain = network(), Witness(), network()
+    clipped = partial(nn.utils.clip_grad_value_, clip_value=1e-3)  # in place
+    take_step(net, rows(), *others, witness, clip=clipped)
+    loss = cross_entropy(plain(rows().x), rows().y)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, p in plain.named_parameters():
+        assert p.grad is not None
+        torch.testing.assert_close(witness.task[name], p.grad, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(witness.projected[name], p.grad + 0.3 * bool(others), rtol=1e-12, atol=1e-13)
+    for name, p in weights(network()).items():
+        assert (weights(net)[name] - p).abs().max() <= 0.5 * 1e-3 + 1e-12
+
+
 class Halt(Strategy):
     def project(self, view: View, grads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return {name: torch.zeros_like(g) for name, g in grads.items()}
@@ -388,6 +433,21 @@ def test_a_penalty_that_is_not_finite_stops_before_the_update_and_is_named(table
     updates = twin.learn(experience(table))
     next(updates), next(updates)
     assert sgd.view.last_loss == twin.view.last_loss
+
+
+class Endless(Strategy):
+    """A penalty that is known to be infinite, as is its gradient."""
+
+    def penalty(self, view: View, params: Weights, batch: Batch, out: Output) -> Tensor | float:
+        return float("inf")
+
+    def pull(self, view: View, grads: dict[str, Tensor]) -> None:
+        grads |= {name: grad * float("inf") for name, grad in grads.items()}
+
+
+def test_a_penalty_whose_gradient_is_known_is_named_at_the_update_after_it(table: Any) -> None:
+    _, _, told = until_it_stops(learner(("endless", Endless())), experience(table))
+    assert told.startswith("the loss is nan at update 1 of experience 0: the penalty of strategy 'endless' is inf and ")
 
 
 def test_rows_that_are_not_finite_are_told_apart_from_a_strategy_that_spoils_them(table: Any) -> None:

@@ -79,7 +79,8 @@ class RWalk(Anchored):
         self.before = {}
         for name, g in view.task_gradient.items():
             square = g.square()
-            self.fisher[name] = torch.lerp(square, self.fisher.get(name, square), self.decay)
+            fisher = self.fisher.setdefault(name, square)
+            torch.lerp(square, fisher, self.decay, out=fisher)
         self.steps += 1
         if self.steps == self.window:
             self._close(view)

@@ -17,9 +17,11 @@ importances, not unstable ones: a weight's pull is cut at 1 / lr (``continual.im
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
+
 from continual.importance import Anchored, Tensors, copies, zeros
 from continual.refusals import require
-from continual.strategy import View
+from continual.strategy import View, Weights
 from continual.types import Batch, Experience, Output
 
 
@@ -73,7 +75,11 @@ class SI(Anchored):
         self.path = self.placed(state["path"])
 
 
-def walk(path: Tensors, gradient: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """path_i -= gradient_i (after_i - before_i), in place: how much of the loss each weight's way has saved."""
+@torch.no_grad()
+def walk(path: Tensors, gradient: Weights, before: Tensors, after: Weights) -> None:
+    """path_i += gradient_i (before_i - after_i): how much of the loss each weight's way has saved.
+
+    In place; ``before`` is the way back when it is done.
+    """
     for name, g in gradient.items():
-        path[name].addcmul_(g, after[name].detach() - before[name], value=-1)
+        path[name].addcmul_(g, before[name].sub_(after[name]))
