@@ -59,7 +59,8 @@ class PackNet(Strategy):
         self.seed, self.slot = derive(seed, "PackNet"), 0  # of the last experience, from 1
         self.slots: dict[int, int] = {}  # task -> its last slot
         self.owner: dict[str, Tensor] = {}  # uint8 like each parameter: slot that it belongs to, 0 while it is free
-        self.kept: dict[str, Tensor] = {}  # parameters as the last task left them
+        self.free: dict[str, Tensor] = {}  # 1 where the owner is nobody, else 0: a product with it is far faster
+        self.kept: dict[str, Tensor] = {}  # parameters as the last task left them, 0 where they are free
         self.statistics: dict[int, dict[str, Tensor]] = {}  # task -> batch statistics
 
     def start(self, view: View) -> None:
@@ -75,12 +76,17 @@ class PackNet(Strategy):
             raise UserError(f"strategy 'packnet' can hold at most {MOST} tasks, and this is one more")
 
     def project(self, view: View, grads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return {name: g * (self.owner[name] == 0) if name in self.owner else g for name, g in grads.items()}
+        for name, g in grads.items():
+            if name in self.free:
+                g.mul_(self.free[name])
+        return grads
 
+    @torch.no_grad()
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
-        """Momentum, Adam and weight decay move what has no gradient: put it back."""
-        owned = self.owner.items()
-        view.replace({name: torch.where(owner == 0, view.params[name], self.kept[name]) for name, owner in owned})
+        """Momentum, Adam and weight decay move what has no gradient: put it back, in place for speed."""
+        for name, free in self.free.items():
+            p = view.params[name]
+            torch.addcmul(self.kept[name], p, free, out=p)
 
     def end(self, view: View, experience: Experience) -> None:
         mine = {}
@@ -93,6 +99,7 @@ class PackNet(Strategy):
         view.replace({name: p.where(self.owner[name] > 0, 0.0) for name, p in view.params.items()}, everything)
         self._train(view, experience, mine)
         self.kept = {name: p.detach().clone() for name, p in view.params.items()}
+        self.free = {name: (owned == 0).to(self.kept[name].dtype) for name, owned in self.owner.items()}
         if experience.task is not None:
             self.slots[experience.task] = self.slot
             self.statistics[experience.task] = {name: b.clone() for name, b in view.buffers.items() if b.dim() < 2}
@@ -116,13 +123,15 @@ class PackNet(Strategy):
         return view.answer(params | view.buffers | masked | self.statistics[task], x).logits
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("slot", "slots", "owner", "kept", "statistics")
+        names = ("slot", "slots", "owner", "free", "kept", "statistics")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.slot, self.slots = state["slot"], dict(state["slots"])
         self.owner = {name: owner.to(self.device, copy=True) for name, owner in state["owner"].items()}
-        self.kept = {name: w.to(self.device) for name, w in state["kept"].items()}
+        self.free, self.kept = (
+            {name: w.to(self.device) for name, w in state[kind].items()} for kind in ("free", "kept")
+        )
         self.statistics = {
             task: {name: b.to(self.device) for name, b in found.items()} for task, found in state["statistics"].items()
         }
