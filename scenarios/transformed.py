@@ -16,7 +16,7 @@ from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 from continual.errors import UserError, nearest
 from continual.seeding import generator
 from continual.types import Spec
-from scenarios.sources.base import Source
+from scenarios.sources.base import Source, smallest
 from scenarios.split import check_counts
 from scenarios.stream import IndexRows, IndexStream
 
@@ -229,12 +229,13 @@ def _tasks(
         raise UserError("the source has no test rows; give it a test_fraction above 0 and below 1")
     y_tests = source.y[tests]
     rows = _drawn(source.n_train, rows_per_task, n_tasks, same_rows, generator(seed, "rows"))
-    task = torch.arange(n_tasks).repeat_interleave(len(rows) // n_tasks)
+    ids = rows.view(n_tasks, -1) + torch.arange(n_tasks)[:, None] * n_rows  # (n_tasks, rows of each)
+    task = torch.arange(n_tasks, dtype=getattr(torch, smallest(n_tasks))).repeat_interleave(ids.shape[1])
     return IndexStream(
         base=Spec(source.in_shape, source.n_classes, source.dtype, source.input_range, task_aware),
         inputs=inputs,
-        ids=task * n_rows + rows,
-        y=source.y[rows],
+        ids=ids.view(-1),
+        y=source.y.to(getattr(torch, smallest(source.n_classes)))[rows],
         task=task,
         segment=task,
         probes=tuple(IndexRows(inputs, t * n_rows + tests, y_tests) for t in range(n_tasks if probes else 0)),

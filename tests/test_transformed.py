@@ -134,7 +134,8 @@ def test_a_thousand_tasks_hold_what_twenty_hold_beside_their_indices() -> None:
 
 def test_a_task_costs_its_indices() -> None:
     few, many = (sum(reach(permuted(source(), n, rows_per_task=2)).storages.values()) for n in (20, 1000))
-    assert many - few == 980 * 8 * (2 * 3 + 3)  # id, label and task of 2 training rows, ids of 3 test rows
+    ids, labels, tasks = 980 * 8 * (2 + 3), 980 * 2, 1000 * 2 * 2 - 20 * 2  # of 2 training rows; ids of 3 test rows too
+    assert many - few == ids + labels + tasks
 
 
 # ---------------------------------------------------------------- permuted

@@ -18,8 +18,8 @@ from continual.metrics import Matrix, accuracy_matrix, summary
 from continual.report import text
 from continual.report.table import PREQUENTIAL, STANDARD
 
-COLUMNS = 100
-"""Wider matrices leave out tasks in the middle."""
+COLUMNS, LINES = 100, 40
+"""Wider and longer matrices leave out tasks in the middle."""
 
 
 def render(path: Path) -> str:
@@ -54,13 +54,16 @@ def matrix(accuracies: Matrix, columns: int = COLUMNS) -> str:
     values = accuracies.values
     if not values.size or all(map(math.isnan, values.flat)):
         return ""
-    tasks = _few(values.shape[1], (columns - 12) // 9)
+    tasks, learned = _few(values.shape[1], (columns - 12) // 9), accuracies.learned
     header = ["", *("…" if task is None else f"task {task} " for task in tasks)]
-    rows, seen = [], set[int]()
-    for row in range(len(values)):
-        seen |= {accuracies.trained[row - 1]} if row else set()
+    rows = []
+    for row in _few(len(values), LINES):
+        if row is None:
+            rows.append(["…"] * len(header))
+            continue
         name = f"after {accuracies.trained[row - 1]}" if row else "before"
-        rows.append([name, *("…" if task is None else _cell(values[row, task], task in seen) for task in tasks)])
+        cells = ("…" if task is None else _cell(values[row, task], learned.get(task, row + 1) <= row) for task in tasks)
+        rows.append([name, *cells])
     return "accuracy (%) on each task; in parentheses: not trained yet\n" + text.table(header, rows)
 
 
