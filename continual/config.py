@@ -5,7 +5,8 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ NONE_WHEN_EMPTY = ("scheduler", "clip", "augment")
 ALWAYS_READ = frozenset({"scenario", "operator", "learner", "probe", "snapshot", "track"})
 INDECISIVE = frozenset({"track", "snapshot", "device", "output", "name"})
 READING = frozenset({"workers", "cache_mb"})  # of a source: how its rows are read, not which
+_SHARED: dict[str, Any] | None = None  # sources by their config, within ``sharing_sources``
 NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -156,11 +158,36 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 def build_stream(config: Config) -> Any:
     """The stream, operators applied in their order."""
-    parts = _instantiate({"scenario": config.resolved["scenario"], "operator": config.resolved["operator"]})
-    stream = parts["scenario"]
+    scenario: dict[str, Any] = config.resolved["scenario"]
+    if _SHARED is None or not isinstance(scenario.get("source"), dict):
+        parts = _instantiate({"scenario": scenario, "operator": config.resolved["operator"]})
+        stream = parts["scenario"]
+    else:
+        own = {key: value for key, value in scenario.items() if key != "source"}
+        parts = _instantiate({"scenario": own | {"_partial_": True}, "operator": config.resolved["operator"]})
+        stream = parts["scenario"](source=_shared(scenario["source"]))
     for operator in parts["operator"].values():
         stream = operator(stream)
     return stream
+
+
+@contextmanager
+def sharing_sources() -> Iterator[None]:
+    """Within it, streams whose configs name the same source have it in memory once."""
+    global _SHARED
+    _SHARED, before = {}, _SHARED
+    try:
+        yield
+    finally:
+        _SHARED = before
+
+
+def _shared(node: dict[str, Any]) -> Any:
+    assert _SHARED is not None
+    key = json.dumps(node, sort_keys=True)
+    if key not in _SHARED:
+        _SHARED[key] = _instantiate({"source": node})["source"]
+    return _SHARED[key]
 
 
 def build_learner(config: Config, spec: Any) -> Any:

@@ -386,6 +386,16 @@ def test_a_member_does_not_go_on_alone(tmp_path: Path, caplog: pytest.LogCapture
     assert (run.path / "manifest.0.json").exists() or (run.path / "manifest.1.json").exists()
 
 
+def test_members_have_the_rows_of_a_source_in_memory_once() -> None:
+    first, second = (configs.compose(*BLOBS, f"seed={seed}") for seed in range(2))
+    assert configs.build_stream(first).inputs is not configs.build_stream(second).inputs
+    with configs.sharing_sources():
+        one, other = configs.build_stream(first), configs.build_stream(second)
+    assert one.inputs is other.inputs
+    assert one.digest() == configs.build_stream(first).digest()
+    assert [len(e.rows) for e in one] == [len(e.rows) for e in configs.build_stream(first)]
+
+
 def test_a_cohort_on_the_command_line(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     code, out, _ = cli("run", "-m", *BLOBS, "seed=range(3)", "hydra/launcher=cohort", f"output={tmp_path}")
     assert code == 0
