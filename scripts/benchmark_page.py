@@ -301,6 +301,62 @@ def _evaluation(part: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *_runs(part)]
 
 
+def _tasks(part: Mapping[str, Any]) -> list[str]:
+    """Per task: CPU time of the steps and of the evaluation, the last tasks against the first, bytes."""
+    names = {"all": "all, after each", "rotating": "a few in turn"}
+    lines = [
+        "## Many tasks",
+        "",
+        *_said(
+            "Permuted random images 28x28, 10 steps of 10 rows in each task and 20 test rows, perceptron 784-100-10.",
+            "CPU time of one task, in milliseconds: its steps, with what the method does at the task's end, and its",
+            "evaluation. Last/first: the last tenth of the tasks over the first. Grown: by how much the peak of the",
+            "process rose over that of a stream of 3 tasks, the stream's indices included; held: what the learner",
+            "says it holds after the first task and after the last. MB are 2^20 bytes.",
+        ),
+        "",
+        "| method | evaluated | tasks | steps | evaluation | last/first | grown, MB | held, MB |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for figure in part["figures"].values():
+        who = "" if figure["who"] == "ours" else "Avalanche, "
+        n = f"{figure['n_tasks']:,}"
+        whole = figure["looked_at"] == figure["n_tasks"]
+        n += "" if whole else f" (the first {figure['looked_at']})"
+        last = f"{figure['last_ms'] / figure['first_ms']:.2f}" if whole and figure["n_tasks"] >= 20 else ""
+        held = " to ".join(f"{size / 2**20:.1f}" for size in figure.get("held_bytes", ()))
+        cells = (
+            f"{who}{figure['method'].replace('_', ', ')}",
+            names[figure["policy"]],
+            n,
+            _short(figure["steps_ms"]),
+            _short(figure["evaluation_ms"]),
+            last,
+            f"{figure['grown_bytes'] / 2**20:.1f}",
+            held,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *_runs(part)]
+
+
+def _start(part: dict[str, Any]) -> list[str]:
+    goals = part["results"]["goals"]
+    lines = [
+        "## Start",
+        "",
+        *_said("Until the command has ended, or a run has made its first update; files cached, in turns."),
+        "",
+        "| command | wall time, s | CPU time, s | goal, wall |",
+        "|---|---:|---:|---|",
+    ]
+    for name, clocks in part["results"]["commands"].items():
+        goal = goals.get(name)
+        met = "met" if goal and clocks["wall"]["median"] < goal else "**missed**"
+        told = "" if goal is None else f"less than {goal:.1f}: {met}"
+        lines.append(f"| {name} | {_range(clocks['wall'], 2)} | {_range(clocks['cpu'], 2)} | {told} |")
+    return [*lines, "", *_machine(part)]
+
+
 def _tracking(part: dict[str, Any]) -> list[str]:
     result = part["results"]
     added, step = result["added_share"], result["step_microseconds"]
@@ -428,14 +484,51 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _cohorts(part: Mapping[str, Any]) -> list[str]:
+    result = part["results"]
+    lines = [
+        "## Cohorts",
+        "",
+        *_said(
+            "CPU time of one seed in a cohort (`hydra/launcher=cohort`) against the same seed alone, on one thread:",
+            "medians of turns (lowest to highest). Steps are without evaluation, at batch size 10.",
+        ),
+        "",
+        "| steps of | members | alone, µs | in the cohort, µs | gain |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in result["steps"].items():
+        cells = [name, str(row["members"]), _range(row["alone"], 0), _range(row["together"], 0), _range(row["gain"], 2)]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        *_said(
+            "Whole runs with ledger, snapshots and evaluation; the difference of the average accuracy to that of the",
+            "same runs alone, in points with its paired 95% interval, and how many of them have the same accuracy.",
+        ),
+        "",
+        "| runs | n | alone, s | in the cohort, s | gain | difference | equal |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in result["sweeps"].items():
+        mean, low, high = (100 * value for value in row["difference"])
+        told = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+        cells = [name, str(row["runs"]), *(_range(row[key], 2) for key in ("alone", "together", "gain"))]
+        lines.append(f"| {' | '.join([*cells, told, str(row['equal'])])} |")
+    return [*lines, "", *_machine(part)]
+
+
 SECTIONS: dict[str, Callable[[Any], Iterable[str]]] = {
     "steps": _steps,
     "online": _online,
     "evaluation": _evaluation,
+    "cohorts": _cohorts,
+    "tasks": _tasks,
     "tracking": _tracking,
     "dashboard": _dashboard,
     "status": _status,
     "snapshots": _snapshots,
     "memory": _memory,
+    "start": _start,
 }
 """Part of a result file -> what is said of it, in the order of the page."""

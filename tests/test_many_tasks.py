@@ -424,7 +424,7 @@ def test_a_long_matrix_is_cut_in_both_directions() -> None:
     assert len(lines) < 50
     assert lines[3].split()[0] == "before"
     assert lines[-1].split()[:2] == ["after", "69"]
-    assert "…" in lines[len(lines) // 2].split()[0]
+    assert [set(line.split()) for line in lines if line.startswith("…") or line.strip().startswith("…")] == [{"…"}]
 
 
 def test_a_run_that_takes_turns_goes_on_and_is_shown(tmp_path: Path) -> None:
@@ -452,7 +452,9 @@ def test_a_stream_of_a_thousand_tasks_holds_a_number_per_row(figure: Callable[[s
     for stream, n in ((few, 10), (many, 1000)):
         assert stream.inputs.source.x.numel() == 160  # type: ignore[attr-defined]
         columns = [stream.ids, stream.y, stream.task]
-        assert sum(column.numel() * column.element_size() for column in columns) == n * 6 * (8 + 1 + (1 if n == 10 else 2))  # type: ignore
+        assert sum(column.numel() * column.element_size() for column in columns) == n * 6 * (
+            8 + 1 + (1 if n == 10 else 2)
+        )  # type: ignore
         assert stream.segment is stream.task
         assert len({rows.y.data_ptr() for rows in stream.probes}) == 1
     assert len(list(many)) == 1000
