@@ -136,7 +136,7 @@ def avalanche_settings(method: str, setup: Setup, n_tasks: int) -> tuple[str, di
         "der": ("der", replay | {"alpha": 0.3, "beta": 0.0}),
         "derpp": ("der", replay | {"alpha": 0.5, "beta": 0.5}),
         "scr": ("scr", replay),
-        "agem": ("agem", {"patterns_per_exp": setup.capacity // n_tasks, "sample_size": setup.batch}),
+        "agem": ("agem", {"patterns_per_exp": setup.capacity // n_tasks, "sample_size": max(setup.batch, n_tasks)}),
         "gem": ("gem", {"patterns_per_exp": setup.capacity // n_tasks}),
         "icarl": ("icarl", {"memory_size": setup.capacity}),
         "ewc": ("ewc", {"ewc_lambda": 0.5, "mode": "online", "decay_factor": 1.0}),
