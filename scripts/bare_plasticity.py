@@ -48,8 +48,7 @@ class Renewed(Bare):
         layer, after = self.linear[number], self.linear[number + 1]
         bound = layer.in_features**-0.5
         for p in (layer.weight, layer.bias):
-            fresh = torch.empty_like(p).uniform_(-bound, bound, generator=self.draws)  # as many draws as ours makes
-            p[units] = fresh[units]
+            p[units] = torch.empty(len(units), *p.shape[1:]).uniform_(-bound, bound, generator=self.draws)
         after.weight[:, units] = 0
 
 

@@ -89,7 +89,7 @@ def test_each_unit_of_a_convolutional_network_feels_its_rows_and_is_felt_through
     for number, layer in enumerate(layers):
         weights[str(layer.bias)] = torch.ones(layer.n_units)  # so that all units act
         for unit in range(layer.n_units):
-            new, masks = renewed(weights, layer, torch.arange(layer.n_units) == unit, generator(0, "fresh"))
+            new, masks = renewed(weights, layer, torch.tensor([unit]), generator(0, "fresh"))
             silent = {name: weights[name].masked_fill(masks[name], 0) for name in (layer.weight, str(layer.bias))}
             loud = {name: weights[name].masked_fill(masks[name], 9) for name in layer.outgoing}
             cut = {name: new[name] for name in layer.outgoing}
@@ -105,7 +105,7 @@ def test_each_unit_of_a_convolutional_network_feels_its_rows_and_is_felt_through
 def test_columns_behind_flatten_are_all_positions_of_the_channel() -> None:
     sgd = images(cnn(Spec((1, 4, 4), 3), channels=(2,)))
     (layer,) = sgd.view.units()
-    weights, masks = renewed(sgd.view.params, layer, torch.tensor([False, True]), generator(0, "fresh"))
+    weights, masks = renewed(sgd.view.params, layer, torch.tensor([1]), generator(0, "fresh"))
     assert masks[HEAD].int().tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 3
     assert weights[HEAD][:, 4:].eq(0).all()
     assert torch.equal(weights[HEAD][:, :4], sgd.view.params[HEAD][:, :4])
@@ -115,7 +115,7 @@ def test_fresh_weights_have_the_layer_s_own_distribution_and_the_rest_stays() ->
     """Uniform up to 1 / sqrt(fan_in): of 3510 draws the largest is near the bound, their variance bound^2 / 3."""
     sgd = learner(model=partial(mlp, hidden=(400,)), spec=Spec((9,), 2))
     (layer,) = sgd.view.units()
-    chosen = torch.arange(400) < 390
+    chosen = torch.arange(390)
     weights, masks = renewed(sgd.view.params, layer, chosen, generator(0, "fresh"))
     fresh = weights[FIRST][chosen]
     assert 0.99 / 3 < float(fresh.abs().max()) <= 1 / 3
@@ -126,13 +126,17 @@ def test_fresh_weights_have_the_layer_s_own_distribution_and_the_rest_stays() ->
         assert not weights[name].requires_grad
 
 
-def test_what_is_drawn_does_not_depend_on_how_many_units_begin_anew() -> None:
-    sgd, draws = learner(), [generator(3, "fresh") for _ in range(2)]
+def test_as_much_is_drawn_as_begins_anew_and_each_row_is_where_it_belongs() -> None:
+    sgd, draws = learner(), generator(3, "fresh")
     (layer,) = sgd.view.units()
-    none, _ = renewed(sgd.view.params, layer, torch.tensor([False, False]), draws[0])
-    renewed(sgd.view.params, layer, torch.tensor([True, True]), draws[1])
-    assert torch.equal(draws[0].get_state(), draws[1].get_state())
+    none, masks = renewed(sgd.view.params, layer, torch.tensor([], dtype=torch.int64), draws)
+    assert torch.equal(draws.get_state(), generator(3, "fresh").get_state())
     assert all(torch.equal(value, sgd.view.params[name]) for name, value in none.items())
+    assert not any(mask.any() for mask in masks.values())
+    back, _ = renewed(sgd.view.params, layer, torch.tensor([1, 0]), generator(3, "fresh"))
+    forth, _ = renewed(sgd.view.params, layer, torch.tensor([0, 1]), generator(3, "fresh"))
+    assert torch.equal(back[FIRST], forth[FIRST].flip(0))
+    assert not torch.equal(back[FIRST], forth[FIRST])
 
 
 def unclear(*layers: nn.Module, head: nn.Module | None = None) -> Callable[[Spec], nn.Module]:
@@ -195,11 +199,9 @@ def test_redo_makes_the_silent_unit_anew_and_the_function_stays_as_it_was(arriva
     before, inputs = sgd.predict(x), sgd.view.params[FIRST].clone()
     learn(sgd, arrival(0, [0.5, 2.0], [0, 1]))
     draws = generator(4, "ReDo")
-    weight, bias = (
-        torch.empty(shape, dtype=torch.float64).uniform_(-1, 1, generator=draws) for shape in ((2, 1), (2,))
-    )
-    assert sgd.view.params[FIRST].tolist() == [inputs[0].tolist(), weight[1].tolist()]
-    assert sgd.view.params["model.features.1.bias"].tolist() == [0.0, bias[1].item()]
+    weight, bias = (torch.empty(1, dtype=torch.float64).uniform_(-1, 1, generator=draws).item() for _ in range(2))
+    assert sgd.view.params[FIRST].tolist() == [inputs[0].tolist(), [weight]]
+    assert sgd.view.params["model.features.1.bias"].tolist() == [0.0, bias]
     assert sgd.view.params[HEAD].tolist() == [[3.0, 0.0], [-1.0, 0.0]]
     assert torch.equal(sgd.predict(x), before)
 
@@ -279,8 +281,8 @@ def test_a_new_unit_is_safe_until_it_is_mature(arrival: Arrival) -> None:
 
 def test_the_least_useful_of_the_mature() -> None:
     utility, mature = tensor(0.5, 0.1, 3.0, 0.2), torch.tensor([True, False, True, True])
-    assert least_useful(utility, mature, 1).tolist() == [False, False, False, True]
-    assert least_useful(utility, mature, 2).tolist() == [True, False, False, True]
+    assert least_useful(utility, mature, 1).tolist() == [3]
+    assert least_useful(utility, mature, 2).tolist() == [3, 0]
 
 
 def test_rate_0_learns_what_is_learned_without_it(arrival: Arrival) -> None:

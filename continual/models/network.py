@@ -36,11 +36,15 @@ class Network(nn.Module):
         self.scale, self.shift = (high - low) / 255, low
 
     def forward(self, x: Tensor) -> Output:
+        out = self.model(self.scaled(x))
+        return out if isinstance(out, Output) else Output(out)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Rows as the model gets them."""
         if x.dtype == torch.uint8:
             x = x.float().mul_(self.scale)
             x = x.add_(self.shift) if self.shift else x
-        out = self.model(x)
-        return out if isinstance(out, Output) else Output(out)
+        return x
 
     def begin(self, experience: int) -> None:
         """Tell a model that has parts of its own for each experience, from 0, that one begins."""

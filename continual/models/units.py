@@ -73,18 +73,20 @@ def hidden_layers(network: Network) -> list[Hidden]:
 
 def activations(network: Network, layers: Sequence[Hidden], x: Tensor) -> tuple[Output, list[Tensor]]:
     """What ``network`` answers for rows ``x`` (B, *in_shape), and the activations (B, U, ...) of each of ``layers``."""
-    found: list[Tensor] = []
-    handles = [layer.active.register_forward_hook(lambda _, __, out: found.append(out)) for layer in layers]
-    try:
-        return network(x), found
-    finally:
-        for handle in handles:
-            handle.remove()
+    model, active = network.model, [layer.active for layer in layers]
+    if not layers or not isinstance(model, Classifier) or not isinstance(model.features, nn.Sequential):
+        return network(x), []
+    x, found = network.scaled(x), []
+    for module in model.features:  # forward hooks would take as long as the layers
+        x = module(x)
+        if module in active:
+            found.append(x)
+    return Output(model.head(x), x), found
 
 
 def strength(activation: Tensor) -> Tensor:
     """(U,) mean |h_u| over rows and positions of activations (B, U, ...)."""
-    return activation.abs().transpose(0, 1).flatten(1).mean(dim=1)
+    return activation.abs().mean((0, *range(2, activation.dim())))
 
 
 def outgoing_size(params: Mapping[str, Tensor], layer: Hidden) -> Tensor:
@@ -96,23 +98,24 @@ def outgoing_size(params: Mapping[str, Tensor], layer: Hidden) -> Tensor:
 def renewed(
     params: Mapping[str, Tensor], layer: Hidden, units: Tensor, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights by which ``units`` (U,) bool begin anew, and masks of what they take the place of.
+    """The weights by which ``units``, (n,) indices, begin anew, and masks of what they take the place of.
 
     Incoming weights and bias are drawn as ``torch.nn.Linear`` and ``Conv2d`` draw them, uniform in
-    [-1 / sqrt(fan_in), 1 / sqrt(fan_in)]; outgoing weights are 0. Others stay as they are. How much is drawn does not
-    depend on ``units``.
+    [-1 / sqrt(fan_in), 1 / sqrt(fan_in)]; outgoing weights are 0. Others stay as they are.
     """
     weights, masks = {}, {}
     bound = params[layer.weight][0].numel() ** -0.5
+    chosen = torch.zeros(layer.n_units, dtype=torch.bool, device=units.device).index_fill_(0, units, True)
     for name in (layer.weight, layer.bias):
         if name is not None:
             old = params[name].detach()
-            fresh = torch.empty(old.shape, dtype=old.dtype).uniform_(-bound, bound, generator=generator).to(old.device)
-            masks[name] = units.view(-1, *[1] * (old.ndim - 1)).expand(old.shape)
-            weights[name] = torch.where(masks[name], fresh, old)
+            fresh = torch.empty(len(units), *old.shape[1:], dtype=old.dtype)
+            fresh = fresh.uniform_(-bound, bound, generator=generator).to(old.device)
+            masks[name] = chosen.view(-1, *[1] * (old.ndim - 1)).expand(old.shape)
+            weights[name] = old.index_copy(0, units, fresh)
     for name in layer.outgoing:
         old = params[name].detach()
-        columns = units.repeat_interleave(old.shape[1] // layer.n_units)
+        columns = chosen.repeat_interleave(old.shape[1] // layer.n_units)
         masks[name] = columns.view(1, -1, *[1] * (old.ndim - 2)).expand(old.shape)
         weights[name] = old.masked_fill(masks[name], 0)
     return weights, masks

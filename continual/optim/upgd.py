@@ -58,28 +58,29 @@ class UPGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moved = [(group, p, self._utility(group, p)) for group in self.param_groups for p in group["params"]
+        moved = [(group, p, *self._utility(group, p)) for group in self.param_groups for p in group["params"]
                  if p.grad is not None]  # fmt: skip
         if moved:
-            largest = torch.stack([utility.max() for *_, utility in moved]).max()
+            largest = torch.stack([utility.max() * factor for *_, utility, factor in moved]).max()
             largest = torch.where(largest > 0, largest, 1.0)
-        for group, p, utility in moved:
+        for group, p, utility, factor in moved:  # in place: fresh tensors of this size take longer than the arithmetic
             noise = torch.randn(p.shape, generator=self.generator, dtype=p.dtype).to(p.device)
-            useless = 1 - torch.sigmoid(utility / largest)
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.sub_(group["lr"] * (p.grad + group["sigma"] * noise) * useless)
+            step = noise.mul_(group["sigma"]).add_(p.grad)
+            useless = (utility * (-factor / largest)).sigmoid_()  # 1 - sigmoid(u) = sigmoid(-u)
+            if group["weight_decay"]:
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.addcmul_(step, useless, value=-group["lr"])
         return loss
 
-    def _utility(self, group: dict[str, Any], p: Tensor) -> Tensor:
-        """The decayed mean of -g w, free of the bias towards its first value 0."""
+    def _utility(self, group: dict[str, Any], p: Tensor) -> tuple[Tensor, float]:
+        """The decayed mean of -g w, and by what to multiply it to free it of the bias towards its first value 0."""
         state, decay = self.state[p], group["decay"]
         if not state:
             state["steps"], state["utility"] = 0, torch.zeros_like(p)
         assert p.grad is not None
         state["steps"] += 1
         state["utility"].mul_(decay).addcmul_(p.grad, p, value=decay - 1)
-        mean: Tensor = state["utility"] / (1 - decay ** state["steps"])
-        return mean
+        return state["utility"], 1 / (1 - decay ** state["steps"])
 
     def __getstate__(self) -> dict[str, Any]:  # for copies, which torch makes of its own fields alone
         return super().__getstate__() | {"generator": self.generator}

@@ -59,8 +59,8 @@ class ContinualBackprop(Strategy):
                 chosen = least_useful(self.utility[number], mature, int(self.due[number]))
                 self.due[number] %= 1
                 view.replace(*renewed(view.params, layer, chosen, self.generator))
-                self.utility[number].masked_fill_(chosen, 0)
-                self.age[number].masked_fill_(chosen.cpu(), 0)
+                self.utility[number].index_fill_(0, chosen, 0)
+                self.age[number].index_fill_(0, chosen.cpu(), 0)
 
     def state_dict(self) -> dict[str, Any]:
         own = {"utility": self.utility, "age": self.age, "due": list(self.due)}
@@ -74,6 +74,5 @@ class ContinualBackprop(Strategy):
 
 
 def least_useful(utility: Tensor, mature: Tensor, n: int) -> Tensor:
-    """(U,) bool: the ``n`` units of least ``utility`` (U,) among those ``mature`` (U,)."""
-    ranked = utility.masked_fill(~mature.to(utility.device), torch.inf).topk(n, largest=False).indices
-    return torch.zeros_like(utility, dtype=torch.bool).index_fill_(0, ranked, True)
+    """(n,) indices of the units of least ``utility`` (U,) among those ``mature`` (U,), the least useful first."""
+    return utility.masked_fill(~mature.to(utility.device), torch.inf).topk(n, largest=False).indices

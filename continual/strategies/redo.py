@@ -45,7 +45,8 @@ class ReDo(Strategy):
         if self.updates % self.every:
             return
         for layer, activation in zip(view.units(), view.activations(batch.x), strict=True):
-            view.replace(*renewed(view.params, layer, dormant(activation, self.threshold), self.generator))
+            units = dormant(activation, self.threshold).nonzero()[:, 0]
+            view.replace(*renewed(view.params, layer, units, self.generator))
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "generator": self.generator.get_state()}

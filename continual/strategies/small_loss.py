@@ -10,7 +10,7 @@ Han et al. 2018, "Co-teaching", https://arxiv.org/abs/1804.06872: of it only the
 for each other, which keeps each from choosing by its own mistakes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,8 +41,9 @@ class SmallLoss(Strategy):
         rate = self.forget_rate * min(1.0, self.updates / self.n_warmup if self.n_warmup else 1.0)
         if not rate:
             return rows
-        kept = torch.cat([smallest(rows.detach()[part], batch.weight[part], rate) for part in parts(batch)])
-        return rows * reshare(kept.to(rows.dtype).log(), batch)
+        losses = rows.detach()
+        kept = [smallest(losses[part], batch.weight[part], rate).to(losses.dtype) for part in parts(batch)]
+        return rows * reshare(kept, batch)
 
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
         self.updates += 1
@@ -62,16 +63,14 @@ def smallest(losses: Tensor, weight: Tensor, rate: float) -> Tensor:
     return counted & (rank < (n - torch.floor(rate * n + 1e-4)).clamp(min=1))  # 0.84 * 75 may be 62.999996
 
 
-def reshare(log_share: Tensor, batch: Batch) -> Tensor:
-    """(B,) factors in proportion to exp(log_share) (B,) that leave each part of the batch its total weight."""
+def reshare(shares: Sequence[Tensor], batch: Batch) -> Tensor:
+    """(B,) factors in proportion to the ``shares`` within each of the ``parts``, which keep their total weight."""
     factors = []
-    for part in parts(batch):
+    for share, part in zip(shares, parts(batch), strict=True):
         weight = batch.weight[part]
-        log = log_share[part].masked_fill(weight <= 0, float("-inf"))
-        share = (log - log.amax().clamp(min=torch.finfo(log.dtype).min)).exp()  # the largest is 1
-        total = torch.dot(weight, share)  # 0 where no row has weight
-        factors.append(share * torch.where(total > 0, weight.sum() / total, 0.0))
-    return torch.cat(factors)
+        total = torch.dot(weight, share).clamp(min=torch.finfo(share.dtype).tiny)  # 0 where no row has weight
+        factors.append(share * (weight.sum() / total))
+    return torch.cat(factors) if len(factors) > 1 else factors[0]
 
 
 def parts(batch: Batch) -> list[slice]:

@@ -8,11 +8,12 @@ teacher does not know, compete with each other only. It is no paper's method: th
 reviewed by Song et al. 2022, https://arxiv.org/abs/2007.08199.
 """
 
+import torch
 from torch import Tensor
 
 from continual.refusals import at_least_0
 from continual.strategies.ema_teacher import SlowTeacher
-from continual.strategies.small_loss import reshare
+from continual.strategies.small_loss import parts, reshare
 from continual.strategy import View
 from continual.types import Batch, Output
 
@@ -36,4 +37,10 @@ class TeacherWeight(SlowTeacher):
         if not self.strength:
             return rows
         believed = self.log_probabilities(view, batch, out).gather(1, batch.y[:, None])[:, 0]  # (B,)
-        return rows * reshare(self.strength * believed, batch)
+        shares = [proportions(self.strength * believed[part], batch.weight[part]) for part in parts(batch)]
+        return rows * reshare(shares, batch)
+
+
+def proportions(logs: Tensor, weight: Tensor) -> Tensor:
+    """(n,) in proportion to exp(``logs``) (n,), of sum 1; rows of ``weight`` 0 are none of them, if any has weight."""
+    return logs.masked_fill(weight <= 0, torch.finfo(logs.dtype).min).softmax(0)
