@@ -38,11 +38,15 @@ class Average:
 @torch.no_grad()
 def blend(average: dict[str, Tensor], weights: Weights, decay: float) -> None:
     """Average <- decay average + (1 - decay) weights, in place; what is new, has grown or is no float is copied."""
+    olds, news = list[Tensor](), list[Tensor]()
     for name, w in weights.items():
         old = average.get(name)
         if old is None or old.shape != w.shape:
             average[name] = w.detach().clone()
         elif w.is_floating_point():
-            old.lerp_(w, 1 - decay)
+            olds.append(old)
+            news.append(w)
         else:
             old.copy_(w)
+    if olds:
+        torch._foreach_lerp_(olds, news, 1 - decay)

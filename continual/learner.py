@@ -388,5 +388,6 @@ def _try(augment: Augment, spec: Spec) -> None:
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    extra = {name: column.to(device) for name, column in batch.extra.items()}
-    return replace(batch, x=batch.x.to(device), y=batch.y.to(device), weight=batch.weight.to(device), extra=extra)
+    """The batch on the device; what only memories and streams read stays on the host, and reading it waits for none."""
+    x, y, weight = (column.to(device, non_blocking=True) for column in (batch.x, batch.y, batch.weight))
+    return replace(batch, x=x, y=y, weight=weight, extra={**batch.extra, "y": batch.y})

@@ -5,10 +5,13 @@ Which rows stay is the policy of the subclass; its random draws come from a gene
 """
 
 from abc import ABC, abstractmethod
+from array import array
+from bisect import insort
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -87,17 +90,18 @@ class Memory(ABC):
     def add(self, batch: Batch, **columns: Tensor) -> None:
         """Offer the arrived rows of ``batch``, with further ``columns`` (arrived, ...)."""
         n = batch.arrived
-        y = batch.y[:n]
-        slots = self.place(y.tolist())
+        slots = self.place(batch.labels[:n].tolist())
         self.seen += n
         kept = {slot: row for row, slot in enumerate(slots) if slot >= 0}  # a later row overwrites an earlier one
         if not kept:
             return
-        values = {"y": y, **columns}
+        values = {"y": batch.y, **columns}
         values |= {"x": batch.x} if "x" in self.columns else {"id": batch.extra["id"]}
         to, of = torch.tensor(list(kept)), torch.tensor(list(kept.values()))
-        for name, column in self.columns.items():
-            column[to] = values[name][of].detach().to(column.device)
+        with torch.no_grad():
+            for name, column in self.columns.items():
+                rows = values[name].index_select(0, placed(of, values[name].device))
+                column.index_copy_(0, placed(to, column.device), placed(rows, column.device))
 
     def draw(self, n: int, among: Tensor | None = None) -> Tensor:
         """(<= n,) slots drawn uniformly from ``among`` (default: every occupied slot)."""
@@ -106,7 +110,7 @@ class Memory(ABC):
             chosen = torch.randint(size, (n,), generator=self.generator)
         else:
             chosen = torch.randperm(size, generator=self.generator)[:n]
-        chosen = chosen.to(self.columns["y"].device)
+        chosen = placed(chosen, self.columns["y"].device)
         return chosen if among is None else among[chosen]
 
     def inputs(self, slots: Tensor, fetch: Fetch) -> Tensor:
@@ -131,6 +135,11 @@ class Memory(ABC):
             column.copy_(state["columns"][name])
         self.seen = int(state["seen"])
         self.generator.set_state(state["generator"])
+
+
+def placed(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on the device; where it lies there, not even an operator is called."""
+    return tensor if tensor.device == device else tensor.to(device, non_blocking=device.type != "cpu")
 
 
 class Reservoir(Memory):
@@ -162,34 +171,47 @@ class ClassBalanced(Memory):
     def prepare(self, n_classes: int) -> None:
         self.class_seen = torch.zeros(n_classes, dtype=torch.int64)
         self.was_largest = torch.zeros(n_classes, dtype=torch.bool)
-        self._labels: list[int] = []  # of every slot, as columns["y"] will be once these rows are written
+        self._hold([])
+
+    def _hold(self, labels: list[int]) -> None:
+        """Slots of each class, ascending, as columns["y"] will be once the rows are written."""
+        self._slots = [array("q") for _ in self.class_seen]  # 8 bytes for each slot
+        for slot, label in enumerate(labels):
+            self._slots[label].append(slot)
 
     def place(self, y: list[int]) -> list[int]:
         return [self._place_one(label) for label in y]
 
     def _place_one(self, label: int) -> int:
-        self.class_seen[label] += 1
-        if len(self._labels) < self.capacity:
-            self._labels.append(label)
-            slot = len(self._labels) - 1
+        seen, was_largest = self.class_seen.numpy(), self.was_largest.numpy()
+        seen[label] += 1
+        counts = [len(own) for own in self._slots]
+        slot = sum(counts)
+        if slot < self.capacity:
+            self._slots[label].append(slot)
         else:
-            slot = self._overwrite(label)
-        if slot >= 0:
-            self._labels[slot] = label
-        if len(self._labels) == self.capacity:
-            counts = torch.bincount(torch.tensor(self._labels), minlength=len(self.class_seen))
-            self.was_largest |= counts == counts.max()
+            share = float(np.float32(counts[label]) / np.float32(seen[label]))
+            slot = self._overwrite(label, bool(was_largest[label]), share)
+        counts = [len(own) for own in self._slots]
+        if sum(counts) == self.capacity:
+            most = max(counts)
+            for number, count in enumerate(counts):
+                if count == most:
+                    was_largest[number] = True
         return slot
 
-    def _overwrite(self, label: int) -> int:
-        counts = torch.bincount(torch.tensor(self._labels), minlength=len(self.class_seen))
+    def _overwrite(self, label: int, was_largest: bool, share: float) -> int:
         victim = label
-        if not self.was_largest[label]:
-            victim = int(counts.argmax())
-        elif torch.rand((), generator=self.generator) > counts[label] / self.class_seen[label]:
+        if not was_largest:
+            victim = max(range(len(self._slots)), key=lambda number: len(self._slots[number]))
+        elif float(torch.rand((), generator=self.generator)) > share:
             return -1
-        own = [slot for slot, stored in enumerate(self._labels) if stored == victim]
-        return own[int(torch.randint(len(own), (), generator=self.generator))]
+        own = self._slots[victim]
+        slot = own[int(torch.randint(len(own), (), generator=self.generator))]
+        if victim != label:
+            own.remove(slot)
+            insort(self._slots[label], slot)
+        return slot
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"class_seen": self.class_seen.clone(), "was_largest": self.was_largest.clone()}
@@ -198,7 +220,7 @@ class ClassBalanced(Memory):
         super().load_state_dict(state)
         self.class_seen.copy_(state["class_seen"])
         self.was_largest.copy_(state["was_largest"])
-        self._labels = self.columns["y"][: len(self)].tolist()
+        self._hold(self.columns["y"][: len(self)].tolist())
 
 
 class FIFO(Memory):
@@ -226,17 +248,18 @@ class Ring(Memory):
         self.slots = torch.zeros(n_classes, self.share, dtype=torch.int64)  # of each class, in order of their first use
 
     def __len__(self) -> int:
-        return int(self.class_seen.clamp(max=self.share).sum())
+        return int(np.minimum(self.class_seen.numpy(), self.share).sum())
 
     def place(self, y: list[int]) -> list[int]:
         free, slots = len(self), []
+        class_seen, own = self.class_seen.numpy(), self.slots.numpy()  # the same memory, read without an operator
         for label in y:
-            seen = int(self.class_seen[label])
+            seen = int(class_seen[label])
             if seen < self.share:
-                self.slots[label, seen] = free
+                own[label, seen] = free
                 free += 1
-            slots.append(int(self.slots[label, seen % self.share]))
-            self.class_seen[label] += 1
+            slots.append(int(own[label, seen % self.share]))
+            class_seen[label] = seen + 1
         return slots
 
     def state_dict(self) -> dict[str, Any]:

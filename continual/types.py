@@ -29,7 +29,7 @@ class Batch:
         weight: (B,) float, each row's share of the loss; sums to 1 for a plain mean.
         arrived: how many leading rows arrived from the stream now; the other rows were replayed.
         extra: columns kept beside the arrived rows, (arrived, ...) each: ``id`` (int64) names the
-            row in its stream.
+            row in its stream. Where the batch lies on a device, they and ``y`` (the labels) are the host's.
     """
 
     x: Tensor
@@ -40,6 +40,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of the arrived rows, and perhaps more, that can be read without waiting for a device."""
+        return self.extra.get("y", self.y)
 
 
 class Output(NamedTuple):

@@ -62,7 +62,9 @@ class GEM(Replay):
         return {"label": batch.y[: batch.arrived]}
 
     def offer(self, view: View, batch: Batch, **columns: Tensor) -> None:
-        super().offer(view, replace(batch, y=torch.full_like(batch.y, view.experience % self.parts)), **columns)
+        part, extra = view.experience % self.parts, {name: c for name, c in batch.extra.items() if name != "y"}
+        extra |= {"y": torch.full((batch.arrived,), part)}
+        super().offer(view, replace(batch, y=torch.full_like(batch.y, part), extra=extra), **columns)
 
     def project(self, view: View, grads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         stored = self.memory.columns["y"][: len(self.memory)]
@@ -94,7 +96,9 @@ def feasible(g: Tensor, constraints: Tensor, margin: float) -> Tensor:
         return g
     from scipy.optimize import nnls  # its import takes a while
 
-    target = g + margin * constraints.sum(0)
-    q, r = torch.linalg.qr(constraints.T.double())  # (P, T), (T, T) if T <= P: what is across G is of no matter
-    u, _ = nnls(r.cpu().numpy(), -(q.T @ target.double()).cpu().numpy())
+    target, exact = g + margin * constraints.sum(0), constraints.double()
+    sizes, turns = torch.linalg.eigh(exact @ exact.T)  # (T,), (T, T): what is across G is of no matter
+    roots = sizes.clamp(min=sizes[-1] * 1e-14).sqrt()  # of constraints that say the same one is 0
+    aim = -((exact @ target.double()) @ turns) / roots
+    u, _ = nnls((turns * roots).T.cpu().numpy(), aim.cpu().numpy())
     return target + constraints.T @ torch.from_numpy(u).to(g)
