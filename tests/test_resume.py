@@ -433,6 +433,7 @@ PIECES = {
         *("scheduler=step", "scheduler.step_size=3"),
     ),
     "adam, weights with a past": ("strategy=[si,lwf]", "optimizer=adam", "train.head=growing"),
+    "tasks in turn": ("strategy=er", "probe=rotating", "probe.every=20", "probe.n_old=1", "probe.all_every=3"),
     "packnet": ("strategy=packnet", "scenario.kind=task", "train.head=per_task"),
     "augmented images": (
         *("scenario/source=digits", "scenario.n_tasks=2", "scenario.rows_per_task=90", "strategy=derpp"),
