@@ -114,7 +114,8 @@ def forward_transfer(matrix: Matrix) -> float:
     The baseline is the same run's random initialisation. In [-1, 1], 0 if earlier tasks were of no use.
     Source: Lopez-Paz and Ranzato 2017.
     """
-    later = [(j, row) for j, row in list(matrix.learned.items())[1:] if j in matrix.measured]
+    measured = matrix.measured
+    later = [(j, row) for j, row in list(matrix.learned.items())[1:] if j in measured]
     return mean(matrix.values[row - 1, j] - matrix.values[0, j] for j, row in later)
 
 
@@ -124,7 +125,8 @@ def intransigence(matrix: Matrix, reference: Mapping[int, float]) -> float:
     In [-1, 1]: 1 if nothing new was learned, at most 0 if every task was learned as well as jointly. NaN if the
     reference lacks a learned task. Source: Chaudhry et al. 2018.
     """
-    learned = [(j, row) for j, row in matrix.learned.items() if j in matrix.measured]
+    measured = matrix.measured
+    learned = [(j, row) for j, row in matrix.learned.items() if j in measured]
     return mean(reference.get(j, math.nan) - matrix.values[row, j] for j, row in learned)
 
 

@@ -152,10 +152,10 @@ def learning_curve_area(timeline: Timeline, batches: int = 10) -> float:
     In [0, 1], 1 if every task is known before its first update. NaN unless each of these b+1 moments was measured for
     each task. Source: Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM".
     """
-    areas = []
+    areas, measured = [], timeline.measured
     begins = {end: begin for begin, end in pairwise([0, *timeline.ends.tolist()])}
     for task, end in timeline.learned.items():
-        if task in timeline.measured:
+        if task in measured:
             begin = begins[end]
             steps = timeline.steps[begin : end + 1] - timeline.steps[begin]
             curve = dict(zip(steps.tolist(), timeline.values[begin : end + 1, task], strict=True))
@@ -233,14 +233,14 @@ def windowed_forgetting(timeline: Timeline, window: int = 1000) -> float:
     In [-1, 1]: 1 if all knowledge goes at once, at most 0 if accuracy never falls. NaN if evaluations are more than
     ``window`` rows apart. Source: De Lange et al. 2023, who count the window in updates.
     """
-    drop = largest_drop(timeline.rows, timeline.values, window)
-    return mean(drop[j] for j in timeline.learned if j in timeline.measured)
+    drop, measured = largest_drop(timeline.rows, timeline.values, window), timeline.measured
+    return mean(drop[j] for j in timeline.learned if j in measured)
 
 
 def windowed_plasticity(timeline: Timeline, window: int = 1000) -> float:
     """Mean over learned tasks of the largest rise of accuracy within ``window`` rows; see `windowed_forgetting`."""
-    rise = largest_drop(timeline.rows, -timeline.values, window)
-    return mean(rise[j] for j in timeline.learned if j in timeline.measured)
+    rise, measured = largest_drop(timeline.rows, -timeline.values, window), timeline.measured
+    return mean(rise[j] for j in timeline.learned if j in measured)
 
 
 def samples_to_threshold_per_task(timeline: Timeline, threshold: float) -> dict[int, float]:
@@ -249,9 +249,9 @@ def samples_to_threshold_per_task(timeline: Timeline, threshold: float) -> dict[
     0 if it was there before its own training, inf if never. Its resolution is the evaluation period.
     """
     spent = np.diff(timeline.rows, prepend=0)  # (1 + M,)
-    consumed = {}
+    consumed, measured = {}, timeline.measured
     for task in first_positions(timeline.tasks[1:], range(len(timeline.tasks) - 1)):
-        if task in timeline.measured:
+        if task in measured:
             reached = np.flatnonzero(timeline.values[:, task] >= threshold)
             own = np.cumsum(np.where(timeline.tasks == task, spent, 0))
             consumed[task] = float(own[reached[0]]) if reached.size else float("inf")
