@@ -225,9 +225,11 @@ def judged(
     ratio: Mapping[str, float], at_most: float | None = None, at_least: float | None = None, ranged: bool = True
 ) -> str:
     """A ratio, bold if it misses its goal."""
-    median = ratio["median"]
+    median, goal = ratio["median"], at_least if at_most is None else at_most
     missed = (at_most is not None and median > at_most) or (at_least is not None and median < at_least)
-    told = f"**{median:.2f}**" if missed else f"{median:.2f}"
+    told = f"{median:.2f}"
+    if missed:
+        told = f"**{median:.3f}**" if told == f"{goal:.2f}" else f"**{told}**"
     return f"{told} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ranged and ratio["n"] > 1 else told
 
 
