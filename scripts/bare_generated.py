@@ -54,13 +54,9 @@ class BareDGR(Bare):
         return self.share * cross_entropy(arrived, y) + (1 - self.share) * cross_entropy(replayed, labels)
 
     def remember(self, x: Tensor, y: Tensor) -> None:
-        n = len(y)
-        noise = self.draw(n)
-        if self.solver is not None:
-            noise = torch.cat([noise, self.draw(self.n)])
-        rows = self.x.flatten(1)
+        n, rows = len(y), self.x.flatten(1)
         mean, log_variance = self.encoder(rows).chunk(2, dim=1)
-        decoded = self.decoder(mean + (log_variance / 2).exp() * noise)
+        decoded = self.decoder(mean + (log_variance / 2).exp() * self.draw(len(rows)))
         misfit = binary_cross_entropy_with_logits(decoded, rows, reduction="none").sum(1)
         losses = misfit + (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
         loss = self.share * losses[:n].mean()

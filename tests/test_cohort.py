@@ -47,7 +47,6 @@ SMALL = {
 }
 APART = {  # whose loss cannot be computed for several runs at once, and a word of the reason
     "scr": "projection",
-    "loss_balanced_er": "append",
 }
 CLOSE = 2e-6
 

@@ -5,6 +5,7 @@ The three-parameter model is logits = (w_0 x, w_1 x, w_2 x) for a number x: ever
 
 from collections.abc import Callable
 from functools import partial
+from math import exp, log
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from continual.strategies.der import DER
 from continual.strategies.derpp import DERPP
 from continual.strategies.er import ER
 from continual.strategies.gem import GEM, feasible
-from continual.strategies.loss_balanced_er import LossBalancedER
+from continual.strategies.loss_balanced_er import LossBalancedER, losses
 from continual.strategies.mir import MIR, row_losses, virtual_step
 from continual.strategies.rar import RAR
 from continual.strategies.use_balanced_er import UseBalancedER
@@ -511,6 +512,14 @@ def test_chances_grow_with_the_loss(learner: Any, arrival: Arrival, exponent: fl
     share = expected / expected.sum()
     spread = (2000 * share * (1 - share)).sqrt()
     assert ((counts - 2000 * share).abs() <= 5 * spread + 1e-2).all(), counts
+
+
+def test_a_loss_counts_the_classes_that_compete_and_its_own() -> None:
+    logits, y = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]], dtype=DOUBLE), torch.tensor([0, 2])
+    competing = torch.tensor([[False, True, False], [True, False, True]])
+    expected = torch.tensor([log(1 + exp(1)), log(1 + exp(-2))], dtype=DOUBLE)
+    torch.testing.assert_close(losses(logits, y, competing), expected)
+    torch.testing.assert_close(losses(logits, y, None), -logits.log_softmax(1)[[0, 1], y])
 
 
 def test_losses_are_those_of_the_last_time_that_a_row_was_trained_on(three: Model, arrival: Arrival) -> None:

@@ -76,7 +76,8 @@ class DGR(Strategy):
             torch.manual_seed(derive(self.seed, "DGR", "generator"))
             self.vae = VAE(view.spec, self.hidden, self.n_latent).to(view.classes.device)
         self.past = deepcopy(self.vae.decoder).requires_grad_(False)
-        self.optimizer = eager(lambda: torch.optim.Adam(self.vae.parameters(), lr=self.lr))
+        self.device, self.dtype = view.classes.device, next(self.past.parameters()).dtype
+        self.optimizer = eager(lambda: torch.optim.Adam(self.vae.parameters(), lr=self.lr, fused=True))
         model = sum(tensor.numel() for tensor in view.params.values())
         self.cost, self.cost_past = (sum(p.numel() for p in m.parameters()) / model for m in (self.vae, self.past))
 
@@ -115,23 +116,21 @@ class DGR(Strategy):
         self.taught = None  # it has served
         if view.again or not self.n_replay:
             return
-        loss = self.share * self._loss(batch.x[: batch.arrived])
-        trained = batch.arrived
+        n, x = batch.arrived, batch.x[: batch.arrived]
         if self.old is not None:
-            loss = loss + (1 - self.share) * self._loss(batch.x[self.first : self.first + self.n_replay])
-            trained += self.n_replay
+            x = torch.cat([x, batch.x[self.first : self.first + self.n_replay]])
+        losses = self.vae.losses(x, self._noise(len(x)))
+        loss = self.share * losses[:n].mean()
+        if self.old is not None:
+            loss = loss + (1 - self.share) * losses[n:].mean()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        view.charge(ceil(3 * self.cost * trained))
-
-    def _loss(self, x: Tensor) -> Tensor:
-        return self.vae.losses(x, self._noise(len(x))).mean()
+        view.charge(ceil(3 * self.cost * len(x)))
 
     def _noise(self, n: int) -> Tensor:
         """(n, D) from N(0, 1), as the generator's weights are."""
-        like = next(self.past.parameters())
-        return torch.randn(n, self.n_latent, generator=self.generator, dtype=like.dtype).to(like.device)
+        return torch.randn(n, self.n_latent, generator=self.generator, dtype=self.dtype).to(self.device)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -148,7 +147,6 @@ class DGR(Strategy):
         self.vae.load_state_dict(state["vae"])
         self.past.load_state_dict(state["past"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the very tensors
-        device, self.t = next(self.past.parameters()).device, state["t"]
-        self.solver = {name: w.to(device) for name, w in state["solver"].items()}
-        self.old = None if state["old"] is None else state["old"].to(device)
+        self.t, self.solver = state["t"], {name: w.to(self.device) for name, w in state["solver"].items()}
+        self.old = None if state["old"] is None else state["old"].to(self.device)
         self.generator.set_state(state["generator"])

@@ -2,18 +2,20 @@
 
     P(row) ~ max(loss, 1e-6) ^ exponent
 
-The loss of a row is the one that it had when it arrived or was replayed last; it is kept beside the row, and takes no
-pass of its own. Proportional prioritization, here without importance weights: Schaul et al. 2016, "Prioritized
-Experience Replay", https://arxiv.org/abs/1511.05952
+The loss of a row is the cross-entropy, among the classes that the head lets compete, that it had when it arrived or was
+replayed last; it is kept beside the row, and takes no pass of its own. Proportional prioritization, here without
+importance weights: Schaul et al. 2016, "Prioritized Experience Replay", https://arxiv.org/abs/1511.05952
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from continual.memory import Column, Memory
 from continual.refusals import at_least_0
+from continual.step import MASKED
 from continual.strategies.er import ER
 from continual.strategy import View
 from continual.types import Batch, Output
@@ -45,14 +47,12 @@ class LossBalancedER(ER):
         super().__init__(memory, n_replay, exclude_current, strength=strength, seed=seed)
         at_least_0(self, exponent=exponent)
         self.exponent = exponent
-        self.found: list[tuple[Tensor, Tensor]] | None = None  # labels and losses of batches, while a step is made
 
     def columns(self, view: View) -> dict[str, Column]:
         return {"loss": ((), torch.float32)}
 
     def mix(self, view: View, batch: Batch) -> Batch:
         self.slots, self.first = batch.y[:0], len(batch)  # what is replayed, and where it stands in the batch
-        self.found = []
         return super().mix(view, batch)
 
     def draw(self, view: View, batch: Batch) -> Tensor:
@@ -64,18 +64,18 @@ class LossBalancedER(ER):
             self.slots = slots[drawn.to(slots.device)]
         return self.slots
 
-    def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
-        if self.found is not None:
-            self.found.append((batch.y, rows.detach()))
-        return rows
-
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
-        found = self.found or ()  # also what others asked for: gradients of other rows
-        self.losses = next(rows for y, rows in found if y is batch.y).float()
+        self.losses = losses(out.logits.detach(), batch.y, view.competing(batch)).float()
         self.memory.write("loss", self.slots, self.losses[self.first : self.first + len(self.slots)])
         super().after_step(view, batch, out)
-        self.found = None
         del self.slots, self.losses
 
     def beside(self, view: View, batch: Batch, out: Output) -> dict[str, Tensor]:
         return {"loss": self.losses[: batch.arrived]}
+
+
+def losses(logits: Tensor, y: Tensor, competing: Tensor | None) -> Tensor:
+    """(B,) cross-entropy of each row among the classes ``competing`` (B, C) and its own; None for all."""
+    if competing is not None:
+        logits = logits.masked_fill(~competing.scatter(1, y[:, None], True), MASKED)
+    return cross_entropy(logits, y, reduction="none")
