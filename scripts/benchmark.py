@@ -101,6 +101,7 @@ class Run:
 
     def keep(self, part: str, key: str, figure: Mapping[str, Any]) -> None:
         keep(part, {key: figure}, self.about, self.file(part))
+        render_beside(self.file(part))
         told = ", ".join(f"{pair} {ratio['cpu']['median']:.2f}" for pair, ratio in figure["ratios"].items())
         say(f"{part} {key}, {figure['steps']} steps: {told}")
 
@@ -397,7 +398,6 @@ def main() -> None:
     for name, part in PARTS.items():
         if arguments.only in (None, name):
             part.measure(name, run)
-            render_beside(run.file(name))
     if arguments.only in (None, "tracking"):
         publish("tracking", measure_tracking(run.turns, run.share), run.file("tracking"))
     if arguments.only == "rendering":

@@ -114,7 +114,6 @@ def render_beside(out: Path) -> None:
 def render_all() -> None:
     """Write the page of all result files."""
     PAGE.write_text(render(results()), encoding="utf-8")
-    say(f"wrote {PAGE}")
 
 
 def say(*words: str, end: str = "\n") -> None:

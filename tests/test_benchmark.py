@@ -105,5 +105,6 @@ def test_a_figure_that_misses_its_goal_is_bold(monkeypatch: pytest.MonkeyPatch) 
     ratio = {"median": 1.2, "low": 1.1, "high": 1.3, "n": 3}
     assert page.judged(ratio, at_most=1.2) == "1.20 (1.10 to 1.30)"
     assert page.judged(ratio, at_most=1.1) == "**1.20** (1.10 to 1.30)"
+    assert page.judged(ratio, at_most=1.199) == "**1.200** (1.10 to 1.30)"  # not "1.20" at a goal of 1.20
     assert page.judged(ratio, at_least=1.2, ranged=False) == "1.20"
     assert page.judged(ratio, at_least=2.0, ranged=False) == "**1.20**"
