@@ -26,7 +26,7 @@ from continual.errors import DivergedError, UserError
 from continual.learner import SGDLearner
 from continual.lifting import ApartError, DifferError, Lift, NeedsError, Stacks
 from continual.models.network import Staged
-from continual.step import backward_apart, check_finite, direct, losses, mixed, remember, update
+from continual.step import backward_apart, check_finite, direct, losses, mixed, pull, remember, update
 from continual.stopping import Stop
 from continual.strategy import Seams, Weights
 from continual.types import Batch, Learner, Output
@@ -173,13 +173,15 @@ class Stack:
 
         for p in params.values():
             p.grad = None
+        rows, seams = len(group[0].batch), group[0].member.learner.seams
         task_gradient: dict[str, Tensor] = {}
-        rows = len(group[0].batch)
-        if group[0].member.learner.seams.needs_task_gradient:
+        if seams.needs_task_gradient:
             task_gradient, passed = backward_apart(params, found.out, found.loss.sum(), found.penalty.sum())
             found.spent.append(2 * rows * passed)
         else:
             (found.loss + found.penalty).sum().backward()  # type: ignore[no-untyped-call]
+        if seams.pull:
+            self._pull(group, params, finite)
         self._follow(group, params, finite, whole)
         out = Output(found.out.logits.detach(), None if found.out.features is None else found.out.features.detach())
         for row, one in enumerate(group):
@@ -198,6 +200,15 @@ class Stack:
                 self.wanted.add(needs.path)
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 raise ApartError(" ".join(str(error).split())) from error
+
+    def _pull(self, group: Sequence[Mixed], params: Weights, finite: Sequence[bool]) -> None:
+        """Let strategies add to each member's part of the gradients of ``params``."""
+        for p in params.values():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        for row, one in enumerate(group):
+            if finite[row]:
+                with _failing(one.member), _gradients(one.member.learner, params, row):
+                    pull(one.member.learner.view, one.member.learner.seams)
 
     def _follow(self, group: Sequence[Mixed], params: Weights, finite: Sequence[bool], whole: bool) -> None:
         """Step along the gradients of ``params``: at once where nothing but the optimizers act on them."""
@@ -227,7 +238,7 @@ def _losses(group: Sequence[Mixed], params: Weights, buffers: Weights, lift: Lif
     """``continual.step.losses`` for all of them under one ``vmap``, gradients flowing to ``params``."""
     learners = [one.member.learner for one in group]
     first, seen = learners[0], [one.seen for one in group]
-    acting = {*first.seams.mask, *first.seams.rows, *first.seams.penalty}
+    acting = {*first.seams.mask, *first.seams.rows, *first.seams.penalty} - {*first.seams.pull}  # see Stack.step
     weights = {name: lift.put(p) for name, p in params.items()}
     beside = {name: lift.put(b) for name, b in buffers.items()}
     columns = {

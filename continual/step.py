@@ -77,7 +77,7 @@ def update(
         if seams.needs_task_gradient:
             view.task_gradient = _gradients(view)
     if seams.pull or seams.needs_task_gradient:
-        _pull(view, seams)
+        pull(view, seams)
     view.charge(2 * len(batch))
     direct(view, seams, seen, clip)
     optimizer.step()
@@ -186,7 +186,7 @@ def _gradients(view: View) -> dict[str, Tensor]:
     return {name: p.grad for name, p in view.params.items() if p.grad is not None}
 
 
-def _pull(view: View, seams: Seams) -> None:
+def pull(view: View, seams: Seams) -> None:
     """Let strategies add gradients that they know; those of the task's loss that are shown to strategies stay apart."""
     grads = _gradients(view)
     for s in seams.pull:
