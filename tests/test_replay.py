@@ -4,6 +4,7 @@ The three-parameter model is logits = (w_0 x, w_1 x, w_2 x) for a number x: ever
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from math import exp, log
 from typing import Any
@@ -330,12 +331,11 @@ def test_losses_of_rows_are_those_of_eval_mode_under_the_head(learner: Any, arri
 def test_the_projection_by_hand() -> None:
     """g = (1, 0 | 0), r = (-1, 1 | 1): g r = -1, r r = 3; a third of r is added: nothing is left against r."""
     g, r = {"a": numbers(1.0, 0.0), "b": numbers(0.0)}, {"a": numbers(-1.0, 1.0), "b": numbers(1.0)}
-    found = projected(g, r)
+    found = projected(deepcopy(g), r)
     close(torch.cat([found["a"], found["b"]]), numbers(2 / 3, 1 / 3, 1 / 3))
-    agreeing = {name: -value for name, value in r.items()}
-    assert all(torch.equal(projected(g, agreeing)[name], g[name]) for name in g), "nothing is changed where they agree"
-    nothing = {name: torch.zeros_like(value) for name, value in r.items()}
-    assert all(torch.equal(projected(g, nothing)[name], g[name]) for name in g), "nor by a reference of length 0"
+    for other in (-1, 0):  # nothing is changed where they agree, nor by a reference of length 0
+        same = projected(deepcopy(g), {name: other * value for name, value in r.items()})
+        assert all(torch.equal(same[name], g[name]) for name in g)
 
 
 @pytest.mark.parametrize(("new_x", "new_y", "against"), [([2.0, -1.0], [2, 2], True), ([0.5, 2.0], [0, 0], False)])

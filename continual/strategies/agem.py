@@ -48,11 +48,18 @@ class AGEM(Replay):
         return projected(grads, reference)
 
 
-def projected(grads: Weights, reference: Weights) -> dict[str, Tensor]:
-    """``grads`` without their part against ``reference``, both by name and taken as one long vector."""
-    along = torch.stack([torch.dot(g.flatten(), reference[name].flatten()) for name, g in grads.items()]).sum()
+def projected(grads: dict[str, Tensor], reference: Weights) -> dict[str, Tensor]:
+    """``grads``, changed in place, without their part against ``reference``: both by name, taken as one long vector."""
+    reference = {name: reference[name] for name in grads}
+    along = _dot(grads, reference)
     if along.device.type == "cpu" and along >= 0:  # elsewhere to look costs more than to go on
-        return dict(grads)
-    length = torch.stack([reference[name].square().sum() for name in grads]).sum()
+        return grads
+    length = _dot(reference, reference)
     share = along.clamp(max=0) / length.clamp(min=torch.finfo(length.dtype).tiny)  # 0 where they agree
-    return {name: g - share * reference[name] for name, g in grads.items()}
+    for name, g in grads.items():
+        g.addcmul_(share, reference[name], value=-1)
+    return grads
+
+
+def _dot(one: Weights, other: Weights) -> Tensor:
+    return torch.stack([torch.dot(one[name].flatten(), w.flatten()) for name, w in other.items()]).sum()

@@ -7,7 +7,7 @@ A margin above 0 pushes towards lower losses of earlier experiences (in the auth
 v). Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory for Continual Learning", https://arxiv.org/abs/1706.08840
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -71,34 +71,38 @@ class GEM(Replay):
         earlier = [part for part in torch.unique(stored).tolist() if part != view.experience % self.parts]
         if not earlier:
             return grads
-        constraints = torch.stack([flat(self._gradient(view, batch, stored == part), grads) for part in earlier])
-        whole = feasible(flat(grads, grads), constraints, self.margin)
+        constraints = flat(*(self._gradient(view, batch, stored == part, grads) for part in earlier))
+        whole = feasible(flat(grads)[0], constraints, self.margin)
         pieces = torch.split(whole, [g.numel() for g in grads.values()])
         return {name: piece.view_as(g) for (name, g), piece in zip(grads.items(), pieces, strict=True)}
 
-    def _gradient(self, view: View, batch: Batch, chosen: Tensor) -> dict[str, Tensor]:
+    def _gradient(self, view: View, batch: Batch, chosen: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         slots = chosen.nonzero()[:, 0]
         x, y = self.memory.inputs(slots, view.fetch), self.memory.column("label", slots)
-        return view.gradient(Batch(x, y, batch.weight.new_full((len(y),), 1 / len(y)), arrived=0))
+        gradient = view.gradient(Batch(x, y, batch.weight.new_full((len(y),), 1 / len(y)), arrived=0))
+        return {name: gradient[name] for name in names}
 
 
-def flat(tensors: dict[str, Tensor], names: dict[str, Tensor]) -> Tensor:
-    """(P,) the tensors of these names behind one another."""
-    return torch.cat([tensors[name].flatten() for name in names])
+def flat(*gradients: dict[str, Tensor]) -> Tensor:
+    """(n, P) each of the n gradients as one row, its tensors behind one another."""
+    return torch.cat([g.flatten() for gradient in gradients for g in gradient.values()]).view(len(gradients), -1)
 
 
 def feasible(g: Tensor, constraints: Tensor, margin: float) -> Tensor:
     """The gradient (P,) to follow in the place of ``g`` (P,), given the constraints G (T, P).
 
-    The dual is a least-squares problem with v >= margin: with u = v - margin >= 0, min |G^T u + (g + margin G^T 1)|^2.
+    The dual is a least-squares problem with v >= margin: with u = v - margin >= 0, min |G^T u + (g + margin G^T 1)|^2,
+    for which G G^T and G g are enough.
     """
-    if bool((constraints @ g >= 0).all()):
+    against = constraints @ g
+    if bool((against >= 0).all()):
         return g
     from scipy.optimize import nnls  # its import takes a while
 
-    target, exact = g + margin * constraints.sum(0), constraints.double()
-    sizes, turns = torch.linalg.eigh(exact @ exact.T)  # (T,), (T, T): what is across G is of no matter
+    exact = constraints.double()
+    gram = exact @ exact.T  # (T, T)
+    sizes, turns = torch.linalg.eigh(gram)  # (T,), (T, T)
     roots = sizes.clamp(min=sizes[-1] * 1e-14).sqrt()  # of constraints that say the same one is 0
-    aim = -((exact @ target.double()) @ turns) / roots
+    aim = -((against.double() + margin * gram.sum(0)) @ turns) / roots
     u, _ = nnls((turns * roots).T.cpu().numpy(), aim.cpu().numpy())
-    return target + constraints.T @ torch.from_numpy(u).to(g)
+    return g + constraints.T @ (torch.from_numpy(u) + margin).to(g)
