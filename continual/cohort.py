@@ -75,6 +75,7 @@ class Cohort:
         switch: lets the other runs go on; it comes back when each of them waits or is over, and ``settle`` was called.
 
     Attributes:
+        sources: of their streams, by config, so that they are in memory once.
         together, alone: steps that were computed at once with others, and those that were not.
         apart: why no two steps can be computed at once, None as long as they can.
     """
@@ -82,6 +83,7 @@ class Cohort:
     def __init__(self, stop: Stop, switch: Callable[[], object]) -> None:
         self.stop, self.switch = stop, switch
         self.members: list[Member] = []
+        self.sources: dict[str, Any] = {}
         self.together = self.alone = 0
         self.apart: str | None = None
         self._waiting: list[Waiting] = []

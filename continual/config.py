@@ -5,8 +5,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ NONE_WHEN_EMPTY = ("scheduler", "clip", "augment")
 ALWAYS_READ = frozenset({"scenario", "operator", "learner", "probe", "snapshot", "track"})
 INDECISIVE = frozenset({"track", "snapshot", "device", "output", "name"})
 READING = frozenset({"workers", "cache_mb"})  # of a source: how its rows are read, not which
-_SHARED: dict[str, Any] | None = None  # sources by their config, within ``sharing_sources``
+LATER = {"precision": "float32", "channels_last": False}  # settings that came later, at what runs had done before
 NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -91,6 +90,7 @@ def _decisive(resolved: Any, written: Any) -> Any:
     if not isinstance(resolved, Mapping) or not isinstance(written, Mapping):
         return resolved
     kept = [key for key in resolved if written[key] != "${device}" and key not in READING]
+    kept = [key for key in kept if key not in LATER or resolved[key] != LATER[key]]
     return {key: _decisive(resolved[key], written[key]) for key in kept}
 
 
@@ -116,6 +116,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None, allow: Sequen
     fence.check(unresolved, allow)
     config = Config(unresolved, _container(cfg, resolve=True), chosen, tuple(allow))
     _check_groups_are_read(config, parsed)
+    _check_switches_are_read(config)
     _check_plain(config, folder)
     check_calls({key: config.resolved[key] for key in _built(config)}, config.allow)
     return config
@@ -156,38 +157,22 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     return own
 
 
-def build_stream(config: Config) -> Any:
-    """The stream, operators applied in their order."""
+def build_stream(config: Config, sources: dict[str, Any] | None = None) -> Any:
+    """The stream, operators applied in their order; a source is taken from ``sources``, by its config, or put there."""
     scenario: dict[str, Any] = config.resolved["scenario"]
-    if _SHARED is None or not isinstance(scenario.get("source"), dict):
+    source = scenario.get("source")
+    if sources is None or not isinstance(source, dict):
         parts = _instantiate({"scenario": scenario, "operator": config.resolved["operator"]})
         stream = parts["scenario"]
     else:
-        own = {key: value for key, value in scenario.items() if key != "source"}
-        parts = _instantiate({"scenario": own | {"_partial_": True}, "operator": config.resolved["operator"]})
-        stream = parts["scenario"](source=_shared(scenario["source"]))
+        key = json.dumps(source, sort_keys=True)
+        sources[key] = sources[key] if key in sources else _instantiate({"source": source})["source"]
+        own = {name: value for name, value in scenario.items() if name != "source"} | {"_partial_": True}
+        parts = _instantiate({"scenario": own, "operator": config.resolved["operator"]})
+        stream = parts["scenario"](source=sources[key])
     for operator in parts["operator"].values():
         stream = operator(stream)
     return stream
-
-
-@contextmanager
-def sharing_sources() -> Iterator[None]:
-    """Within it, streams whose configs name the same source have it in memory once."""
-    global _SHARED
-    _SHARED, before = {}, _SHARED
-    try:
-        yield
-    finally:
-        _SHARED = before
-
-
-def _shared(node: dict[str, Any]) -> Any:
-    assert _SHARED is not None
-    key = json.dumps(node, sort_keys=True)
-    if key not in _SHARED:
-        _SHARED[key] = _instantiate({"source": node})["source"]
-    return _SHARED[key]
 
 
 def build_learner(config: Config, spec: Any) -> Any:
@@ -311,6 +296,15 @@ def _check_groups_are_read(config: Config, parsed: Sequence[Override]) -> None:
             what = given.get(group, f"{group}={config.chosen.get(group)}")
             learner = config.chosen["learner"]
             raise UserError(f"learner={learner} takes no {group}, so {what} has no effect; leave it out")
+
+
+def _check_switches_are_read(config: Config) -> None:
+    """A switch of training that the learner does not know is a mistake."""
+    for name, neutral in LATER.items():
+        value = config.resolved["train"][name]
+        if value != neutral and name not in config.unresolved["learner"]:
+            learner, told = config.chosen["learner"], str(value).lower()
+            raise UserError(f"learner={learner} takes no {name}, so train.{name}={told} has no effect; leave it out")
 
 
 def _group(key: str) -> str:

@@ -90,7 +90,7 @@ def run_config(
     if known is not None:
         return known
     threads = set_threads(config.resolved["threads"])
-    stream = configs.build_stream(config)
+    stream = configs.build_stream(config, cohort.sources if cohort else None)
     learner = configs.build_learner(config, stream.spec)
     measure = configs.build(config, "probe").of(stream, learner)
     policy = configs.build(config, "snapshot")

@@ -6,6 +6,7 @@ that they act on several runs; what they do that cannot be done for several at o
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Never
 
@@ -218,13 +219,9 @@ class _Readable:
         raise ApartError(f"{vars(self)['_path']}.{name} is set within a loss")
 
 
-_KINDS: dict[type, type] = {}
-
-
+@cache
 def _readable(kind: type) -> type:
-    if kind not in _KINDS:
-        _KINDS[kind] = type(kind.__name__, (_Readable, kind), {})
-    return _KINDS[kind]
+    return type(kind.__name__, (_Readable, kind), {})
 
 
 def _made(kind: type, path: str, values: Mapping[str, Any], hidden: set[str]) -> Any:

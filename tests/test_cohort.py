@@ -400,8 +400,8 @@ def test_a_member_does_not_go_on_alone(tmp_path: Path, caplog: pytest.LogCapture
 def test_members_have_the_rows_of_a_source_in_memory_once() -> None:
     first, second = (configs.compose(*BLOBS, f"seed={seed}") for seed in range(2))
     assert configs.build_stream(first).inputs is not configs.build_stream(second).inputs
-    with configs.sharing_sources():
-        one, other = configs.build_stream(first), configs.build_stream(second)
+    sources: dict[str, Any] = {}
+    one, other = configs.build_stream(first, sources), configs.build_stream(second, sources)
     assert one.inputs is other.inputs
     assert one.digest() == configs.build_stream(first).digest()
     assert [len(e.rows) for e in one] == [len(e.rows) for e in configs.build_stream(first)]

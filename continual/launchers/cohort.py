@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent, greenlet
 
 from continual.cohort import CannotJoinError, Cohort
-from continual.config import INDECISIVE, Config, sharing_sources
+from continual.config import INDECISIVE, Config
 from continual.errors import Terminated, UserError
 from continual.experiment import Progress
 from continual.stopping import gently
@@ -59,7 +59,7 @@ def together(jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None
     apart: dict[str, list[Job]] = defaultdict(list)
     progress = watch.begin(jobs[0].config)  # all of them get on alike
     grace = max(float(job.config.resolved["snapshot"]["grace"]) for job in jobs)
-    with gently(grace) as stop, sharing_sources():
+    with gently(grace) as stop:
         cohort = Cohort(stop, getcurrent().switch)
         fibres = [(job, _fibre(job, cohort, progress if job is jobs[0] else None)) for job in jobs]
         stopped: BaseException | None = None
