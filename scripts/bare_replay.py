@@ -72,6 +72,7 @@ class BareERACE(BareApart):
 class BareMIR(BareApart):
     """Replay the candidates whose loss a virtual step raises most."""
 
+    KIND = "class"  # Avalanche's replays no class of the last batch
     NAME = "MIR"
 
     @staticmethod

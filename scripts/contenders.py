@@ -196,9 +196,11 @@ class Theirs:
 
     def __call__(self, task: int) -> Laps:
         experience = self.experiences[task]
-        ours = hasattr(experience, "rows")
         with self.quietly():
-            self.learner.strategy.train(self.learner._translate(experience) if ours else experience, eval_streams=[])
+            if hasattr(experience, "rows"):  # one of ours
+                experience = self.learner._translate(experience)
+                self.learner.lap += 1
+            self.learner.strategy.train(experience, eval_streams=[])
         return Laps(self.clock.began, self.clock.stepped, now(), self.clock.steps)
 
     def through(self, experiences: Iterator[Any], n: int, turn: int) -> None:
