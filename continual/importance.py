@@ -111,7 +111,7 @@ def quadratic(params: Weights, anchor: Weights, importance: Weights, most: float
     for name, f in importance.items():
         away = params[name] - anchor[name]
         pull = ((f if most == inf else f.clamp(max=most)) * away).detach()  # half of the gradient, known already:
-        part = torch.dot(pull.view(-1), away.view(-1))  # backward need not form it again
+        part = torch.dot(pull.reshape(-1), away.reshape(-1))  # backward need not form it again
         total = total + 2 * part - part.detach()
     return total
 

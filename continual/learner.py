@@ -46,6 +46,7 @@ class SGDLearner:
         augment: augmentation of stream and replayed rows, see ``continual.augment``; or None.
         seed: of the run.
         device: where parameters and memories live.
+        precision, channels_last: how the network computes, see ``continual.models.network``.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class SGDLearner:
         augment: Augment | None = None,
         seed: int = 0,
         device: str = "cpu",
+        precision: str = "float32",
+        channels_last: bool = False,
     ) -> None:
         check_protocol(spec, batch_size, epochs, iterations)
         check_strategies(spec, strategies)
@@ -72,7 +75,7 @@ class SGDLearner:
         self.strategies, self.seams = dict(strategies), Seams(strategies)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "model"))
-            self.network = Network(model(spec), spec).to(self.device)
+            self.network = Network(model(spec), spec, precision, channels_last).to(self.device)
         self.growing = grow_head(self.network, head, spec, seed)
         self.noise, self.least, n_features = self._tried()
         check_least(self.least, batch_size, spec)

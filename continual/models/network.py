@@ -1,9 +1,14 @@
 """The network a learner trains: input scaling around any model, features where the model has them."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
+from continual.errors import UserError
 from continual.types import Output, Spec
+
+PRECISIONS = ("float32", "bf16")
 
 
 class Classifier(nn.Module):
@@ -27,29 +32,55 @@ class Staged(nn.Module):
 
 
 class Network(nn.Module):
-    """``model`` behind the stream's dtype: uint8 rows are mapped from 0..255 to ``spec.input_range``."""
+    """``model`` behind the stream's dtype: uint8 rows are mapped from 0..255 to ``spec.input_range``.
 
-    def __init__(self, model: nn.Module, spec: Spec) -> None:
+    Args:
+        model: what is trained.
+        spec: the stream's spec.
+        precision: ``float32``, or ``bf16``: the model computes in bfloat16 where torch's autocast holds that safe; its
+            weights and what it answers stay float32.
+        channels_last: whether images and the weights of convolutions lie in memory with the channels last.
+    """
+
+    def __init__(self, model: nn.Module, spec: Spec, precision: str = "float32", channels_last: bool = False) -> None:
         super().__init__()
-        self.model = model
+        if precision not in PRECISIONS:
+            raise UserError(f"train.precision='{precision}' is unknown; use one of {', '.join(PRECISIONS)}")
+        if channels_last and len(spec.in_shape) != 3:
+            raise UserError(
+                f"train.channels_last=true needs rows of shape (channels, height, width), got {spec.in_shape}; "
+                "leave it out"
+            )
+        self.model, self.halves, self.channels_last = model, precision == "bf16", channels_last
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
         low, high = spec.input_range
         self.scale, self.shift = (high - low) / 255, low
 
     def forward(self, x: Tensor) -> Output:
-        out = self.model(self.scaled(x))
-        return out if isinstance(out, Output) else Output(out)
+        x = self.scaled(x)
+        with torch.autocast(x.device.type, torch.bfloat16) if self.halves else nullcontext():
+            out = self.model(x)
+        out = out if isinstance(out, Output) else Output(out)
+        return _whole(out) if self.halves else out
 
     def scaled(self, x: Tensor) -> Tensor:
         """Rows as the model gets them."""
         if x.dtype == torch.uint8:
             x = x.float().mul_(self.scale)
             x = x.add_(self.shift) if self.shift else x
-        return x
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def begin(self, experience: int) -> None:
         """Tell a model that has parts of its own for each experience, from 0, that one begins."""
         if isinstance(self.model, Staged):
             self.model.begin(experience)
+
+
+def _whole(out: Output) -> Output:
+    """The same in float32."""
+    features, loss = (None if part is None else part.float() for part in out[1:])
+    return Output(out.logits.float(), features, loss)
 
 
 def draws_randomness(network: nn.Module, x: Tensor) -> bool:

@@ -140,6 +140,6 @@ class PackNet(Strategy):
 def largest(weight: Tensor, free: Tensor, share: float) -> Tensor:
     """Bool like ``weight``: of its ``free`` ones all but floor(share * free) are chosen, by |w|, and never a 0."""
     n_free = int(free.sum())
-    size = weight.abs().masked_fill(~free, -1.0).view(-1)
+    size = weight.abs().masked_fill(~free, -1.0).reshape(-1)
     chosen = size.topk(n_free - floor(share * n_free)).indices
-    return torch.zeros_like(free).view(-1).scatter(0, chosen, True).view_as(free) & (weight != 0)
+    return torch.zeros_like(free).reshape(-1).scatter(0, chosen, True).view_as(free) & (weight != 0)
