@@ -205,6 +205,7 @@ def test_the_smallest_by_hand() -> None:
     assert not smallest(losses, torch.zeros(5, dtype=DOUBLE), 0.2).any()
     assert smallest(losses[:1], one[:1], 0.9).all()
     assert int(smallest(torch.rand(75), torch.ones(75), 0.84).sum()) == 12, "0.84 * 75 is 62.999996 in single precision"
+    assert int(smallest(torch.rand(25), torch.ones(25), 0.4).sum()) == 15, "0.6 * 25 is 15.000001 in single precision"
     assert smallest(losses, one, 0.99999).tolist() == [False, True, False, False, False], "never none"
 
 

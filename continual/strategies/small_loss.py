@@ -58,9 +58,9 @@ class SmallLoss(Strategy):
 def smallest(losses: Tensor, weight: Tensor, rate: float) -> Tensor:
     """(n,) bool: all but the floor(rate n) largest ``losses`` (n,), rows of ``weight`` 0 not counted; one at least."""
     counted = weight > 0
-    rank = losses.masked_fill(~counted, float("inf")).argsort(stable=True).argsort(stable=True)
-    n = counted.sum()
-    return counted & (rank < (n - torch.floor(rate * n + 1e-4)).clamp(min=1))  # 0.84 * 75 may be 62.999996
+    rank = torch.where(counted, losses, torch.inf).argsort(stable=True).argsort(stable=True)
+    n_kept = ((1 - rate) * counted.sum() - 1e-4).clamp(min=0.5)  # up to a whole row; 0.6 * 25 may be 15.000001
+    return counted & (rank < n_kept)
 
 
 def reshare(shares: Sequence[Tensor], batch: Batch) -> Tensor:
