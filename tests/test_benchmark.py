@@ -77,6 +77,21 @@ def test_the_loops_agree_on_a_network_with_batch_statistics(contenders: ModuleTy
             assert (own - other).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("method", ["er", "er_ace", "mir", "der", "derpp", "scr"])
+def test_avalanche_replays_as_many_rows_as_ours(contenders: ModuleType, method: str) -> None:
+    """In the third task: some of its strategies replay nothing in the first, MIR not in the second either."""
+    rows, small = contenders.random_stream(3, 40, contenders.BARE[method].KIND), setup(contenders)
+    theirs = contenders.Theirs(contenders.avalanche_learner(method, small, rows.spec), list(rows))
+    ours = contenders.Ours(method, rows, small)
+    spent = []
+    for contender, cost in ((theirs, lambda: theirs.learner.account.spent), (ours, lambda: ours.learner.spent)):
+        contender(0), contender(1)
+        before = cost()
+        contender(2)
+        spent.append(cost() - before)
+    assert 0.6 < spent[0] / spent[1] < 1.25, f"forward-equivalents of Avalanche's and of ours: {spent}"
+
+
 def test_the_page_says_what_the_result_files_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "scripts")
     page = import_module("benchmark_page")
