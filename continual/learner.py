@@ -95,7 +95,7 @@ class SGDLearner:
 
     def learn(self, experience: Experience) -> Iterator[int]:
         """Update on each batch of the experience; yield after each the stream rows that it consumed."""
-        rows = self.rows_for(experience)
+        rows = self._placed(self.rows_for(experience))
         self._enter(experience)
         if self.updates == 0:
             self.head.begin()
@@ -135,9 +135,15 @@ class SGDLearner:
         self.head.arrive(y, self.view.task)
 
     def _enter(self, experience: Experience) -> None:
-        fetch = experience.rows.fetch
+        rows = self._placed(experience.rows)
+        fetch, resident = rows.fetch, rows is not experience.rows or self.device.type == "cpu"
         self.view.experience, self.view.task, self.view.update = experience.index, experience.task, self.updates
-        self.view.fetch = fetch if self.device.type == "cpu" else lambda ids: fetch(ids.cpu()).to(self.device)
+        self.view.fetch = fetch if resident else lambda ids: fetch(ids.cpu()).to(self.device)
+
+    def _placed(self, rows: Rows) -> Rows:
+        """``rows`` with inputs on the accelerator, if this is one and they are rows that can be put there."""
+        place = getattr(rows, "placed", None)
+        return rows if place is None or self.device.type == "cpu" else place(self.device)
 
     def _update(self, batch: Batch, check: bool) -> None:
         if self.device.type != "cpu":

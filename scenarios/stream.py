@@ -63,6 +63,12 @@ class IndexRows:
     def fetch(self, ids: Tensor) -> Tensor:
         return self.inputs.fetch(ids)
 
+    def placed(self, device: torch.device) -> "IndexRows":
+        """The same rows with inputs that lie on the device, if the source can put them there; ids and labels stay."""
+        on: Callable[[torch.device], Inputs | None] | None = getattr(self.inputs, "on", None)
+        inputs = on(device) if on else None
+        return self if inputs is None else replace(self, inputs=inputs)
+
 
 @dataclass(frozen=True, eq=False)
 class IndexStream:

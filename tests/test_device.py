@@ -56,6 +56,7 @@ class StandIn(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self.sent: list[Tensor] = []  # from the host to the device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -72,6 +73,8 @@ class StandIn(TorchDispatchMode):
                 if name not in ("index", "index_put_"):  # which take indices of the host
                     assert not near, f"{func} got tensors of the device and of the host"
             self._count(name, func, args, to, lands)
+        if name == "_to_copy" and lands and not far:
+            self.sent.append(args[0])
         result = func(*tree_map(_held, args), **tree_map(_held, kwargs))
         if not lands:
             return result
@@ -137,6 +140,7 @@ CASES: dict[str, tuple[str, ...]] = {
     **{choice.name: (f"strategy={choice.name}",) for choice in choices("strategy")},
     **{f"er from {memory}": ("strategy=er", f"memory@strategy.er.memory={memory}") for memory in MEMORIES},
     **{f"er, head={head}": ("strategy=er", f"train.head={head}") for head in ("seen", "current", "per_task")},
+    "er, store=indices": ("strategy=er", "strategy.er.memory.store=indices"),
     "packnet": ("strategy=packnet", "train.head=per_task"),
     "rar": ("strategy=rar", "strategy.rar.n_repeats=2"),
     "continual_backprop": ("strategy=continual_backprop", "strategy.continual_backprop.maturity=3"),
@@ -193,3 +197,22 @@ def test_host_and_device_are_kept_apart(stand_in: StandIn) -> None:
     for mix in (lambda: far + near, lambda: torch.cat([near, far]), lambda: far.index_select(0, torch.tensor([0]))):
         with pytest.raises(AssertionError, match="tensors of the device and of the host"):
             mix()
+
+
+def test_the_rows_of_a_stream_are_sent_to_the_device_once(stand_in: StandIn) -> None:
+    """After that only labels, shares and ids are, and what a memory drew."""
+    one, n = made(("strategy=er",), "meta"), 0
+    for experience in stream():
+        for _ in one.learn(experience):
+            n += 1
+    images = [t for t in stand_in.sent if t.dtype == torch.uint8]
+    assert [len(t) for t in images] == [2 * BATCH * UPDATES + 6]
+    assert len(stand_in.sent) > 3 * n
+
+
+def test_rows_that_do_not_fit_are_sent_batch_by_batch(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorSource, "on", lambda self, device: None)
+    case = ("strategy=er", "strategy.er.memory.store=indices")
+    far, near = learned(made(case, "meta")), learned(made(case, "cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(far, near, strict=True))
+    assert max(len(t) for t in stand_in.sent if t.dtype == torch.uint8) == BATCH

@@ -134,12 +134,33 @@ class TensorSource(Labelled):
         self.x = torch.cat([x_train, x_test]) if len(x_test) else x_train.contiguous()  # (N, *in_shape)
         self.in_shape = tuple(self.x.shape[1:])
         self.dtype = self.x.dtype
+        self._resident: dict[torch.device, Resident | None] = {}
 
     def fetch(self, ids: Tensor) -> Tensor:
         return self.x.index_select(0, ids)  # copies whole rows; x[ids] took 3 to 14 times as long
 
+    def on(self, device: torch.device) -> "Resident | None":
+        """The rows on an accelerator, copied there once; None where they do not fit."""
+        if device not in self._resident:
+            try:
+                self._resident[device] = Resident(self.x.to(device), self.digest)
+            except torch.OutOfMemoryError:
+                self._resident[device] = None
+        return self._resident[device]
+
     def digest(self) -> str:
         return digest([_kind(self.x), str(self.n_train)], [self.x, self.y])
+
+
+class Resident:
+    """The inputs of a source on an accelerator, where they are gathered without the host's help."""
+
+    def __init__(self, x: Tensor, digest: Callable[[], str]) -> None:
+        self.x, self.digest = x, digest
+
+    def fetch(self, ids: Tensor) -> Tensor:
+        """Rows (B, *in_shape) on the device, of ``ids`` (B,) there or on the host."""
+        return self.x.index_select(0, ids.to(self.x.device, non_blocking=True))
 
 
 class LazySource(Labelled):
