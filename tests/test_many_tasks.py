@@ -107,10 +107,13 @@ def test_tasks_that_are_told_are_asked_about_one_by_one(asked: list[int]) -> Non
 
 def test_of_each_probe_at_most_so_many_rows(asked: list[int]) -> None:
     stream = tasks()
-    found = dict(collect(Asker(stream, learner(stream), 1000), at_most=2))
+    asking = learner(stream)
+    found = dict(collect(Asker(stream, asking, 1000), at_most=2))
     assert asked == [2 * N_TASKS]
-    for probe, (_, y) in found.items():
+    for probe, (logits, y) in found.items():
         assert torch.equal(y, stream.probes[probe].y[[0, 2]])
+        x = stream.probes[probe].take(torch.tensor([0, 2])).x
+        torch.testing.assert_close(logits, asking.predict(x), atol=1e-6, rtol=0)
 
 
 def test_an_end_is_one_forward_pass_over_all_probes(asked: list[int]) -> None:
