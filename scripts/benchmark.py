@@ -171,10 +171,10 @@ def case(method: str, setup: Setup, steps: int, turns: int) -> dict[str, Any]:
 
 def compared(turns: list[dict[str, Moment]]) -> dict[str, Any]:
     """Microseconds by contender and clock, and the ratios of contenders."""
-    theirs = [name for name in turns[0] if name not in OWN]
+    theirs = [name for name in THEIRS if name in turns[0]]
     pairs = [OWN, *((name, who) for name in theirs for who in OWN)]
     return {
-        "microseconds": {name: clocks(lambda turn, name=name: turn[name], turns) for name in turns[0]},
+        "microseconds": {name: clocks(lambda turn, name=name: turn[name], turns) for name in (*OWN, *theirs)},
         "ratios": {
             f"{who}/{against}": clocks(lambda turn, pair=(who, against): ratio(turn, *pair), turns)
             for who, against in pairs
