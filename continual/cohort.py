@@ -4,21 +4,23 @@ The parameters of all runs lie in tensors with a leading axis of runs, of which 
 views. So a run's memories, evaluation, snapshots and all of its strategies but for their loss work as if it were alone.
 What is computed at once is the same pure loss (``continual.step.losses``) under ``vmap``, and the optimizer's step.
 
-A run waits in its update until all have theirs (``Cohort.wait``); who runs meanwhile is the launcher's affair
-(``continual.launchers.cohort``). What cannot be computed together, at one update or at all, is computed one after the
+Each run acts in a greenlet of its own, until its learner has rows to train on; then the next one does. When all wait,
+their updates are made at once. What cannot be computed together, at one update or at all, is computed one after the
 other: slower, and never another result.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import dataclass
 from math import isfinite
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -31,6 +33,7 @@ from continual.stopping import Stop
 from continual.strategy import Seams, Weights
 from continual.types import Batch, Learner, Output
 
+T = TypeVar("T")
 LOGGER = logging.getLogger(__name__)
 
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
@@ -72,7 +75,6 @@ class Cohort:
 
     Args:
         stop: what asks all of its runs to stop.
-        switch: lets the other runs go on; it comes back when each of them waits or is over, and ``settle`` was called.
 
     Attributes:
         sources: of their streams, by config, so that they are in memory once.
@@ -80,14 +82,37 @@ class Cohort:
         apart: why no two steps can be computed at once, None as long as they can.
     """
 
-    def __init__(self, stop: Stop, switch: Callable[[], object]) -> None:
-        self.stop, self.switch = stop, switch
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
         self.members: list[Member] = []
         self.sources: dict[str, Any] = {}
         self.together = self.alone = 0
         self.apart: str | None = None
         self._waiting: list[Waiting] = []
         self._stack: Stack | None = None
+        self._hub = getcurrent()
+
+    def run(self, acts: Sequence[Callable[[], T]]) -> Generator[tuple[int, T], None, None]:
+        """Let all of them act, in which learners join and learn; (place, result) of each as they end.
+
+        When the generator is closed, or an exception passes through it, those that still act get a KeyboardInterrupt.
+        """
+        self._hub = getcurrent()
+        fibres = dict(enumerate(greenlet(act) for act in acts))
+        for fibre in fibres.values():
+            fibre.gr_context = copy_context()
+        try:
+            while fibres:
+                given = {place: fibre.switch() for place, fibre in fibres.items()}
+                ended = {place: result for place, result in given.items() if fibres[place].dead}
+                fibres = {place: fibre for place, fibre in fibres.items() if place not in ended}
+                yield from ended.items()
+                self.settle()
+        finally:
+            for fibre in fibres.values():
+                if fibre:  # it has begun, and is not over
+                    with suppress(KeyboardInterrupt):
+                        fibre.throw(KeyboardInterrupt)
 
     def join(self, learner: Learner) -> None:
         """Take in a learner that will learn.
@@ -105,7 +130,7 @@ class Cohort:
     def _wait(self, member: Member, batch: Batch, check: bool) -> None:
         began = perf_counter()
         self._waiting.append(Waiting(member, batch, check, member.learner.view.update))
-        self.switch()
+        self._hub.switch()
         member.learner.waited += perf_counter() - began
         if member.error is not None:
             raise member.error

@@ -96,7 +96,8 @@ class Lift:
                 known[name] = _constant(value)
             else:
                 hidden.add(name)
-        kind = _readable(type(values[0]))
+        own: Any = type(values[0])
+        kind = _readable(own)
         return lambda given: _made(kind, path, {name: part(given) for name, part in known.items()}, hidden)
 
     def _plain(self, values: Sequence[Any], path: str) -> Lifted:

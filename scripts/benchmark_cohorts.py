@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from benchmark import ROOT, publish, say, spread
-from greenlet import getcurrent, greenlet
 
 from continual.batches import TensorRows
 from continual.cohort import Cohort
@@ -89,15 +88,6 @@ def experiences(side: int, updates: int, n: int) -> list[Experience]:
     ]
 
 
-def together(members: Sequence[SGDLearner], cohort: Cohort, experience: Experience) -> None:
-    fibres = [greenlet(partial(alone, [member], experience)) for member in members]
-    while fibres:
-        for fibre in fibres:
-            fibre.switch()
-        fibres = [fibre for fibre in fibres if not fibre.dead]
-        cohort.settle()
-
-
 def alone(learners: Sequence[SGDLearner], experience: Experience) -> None:
     for learner in learners:
         for _ in learner.learn(experience):
@@ -115,13 +105,14 @@ def measure_steps(repeats: int, updates: int) -> dict[str, Any]:
     results = {}
     for name, (overrides, side, n) in STEPS.items():
         singles, members = learners(overrides, side, 3), learners(overrides, side, n)
-        cohort = Cohort(Stop(0), getcurrent().switch)
+        cohort = Cohort(Stop(0))
         for member in members:
             cohort.join(member)
         turns = []
         for experience in experiences(side, updates, repeats + 1):
             one = seconds(alone, singles, experience) / len(singles)
-            many = seconds(together, members, cohort, experience) / n
+            acts = [partial(alone, [member], experience) for member in members]
+            many = seconds(lambda: list(cohort.run(acts))) / n  # noqa: B023  # it is called at once
             turns.append((one / updates * 1e6, many / updates * 1e6))
         assert cohort.alone == 0, cohort.apart
         results[name] = {

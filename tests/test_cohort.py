@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from greenlet import getcurrent, greenlet
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from continual import config as configs
@@ -81,19 +80,11 @@ def alone(cases: Sequence[Sequence[str]]) -> list[SGDLearner]:
 def together(cases: Sequence[Sequence[str]]) -> tuple[list[SGDLearner], Cohort, list[Exception | None]]:
     """The learners after they were trained in a cohort, and how each of them ended."""
     made = learners(cases)
-    cohort = Cohort(Stop(0), getcurrent().switch)
+    cohort = Cohort(Stop(0))
     for learner, _ in made:
         cohort.join(learner)
-    fibres = [greenlet(partial(learn, learner, stream)) for learner, stream in made]
-    ends: dict[int, Exception | None] = {}
-    while len(ends) < len(fibres):
-        for place, fibre in enumerate(fibres):
-            if place not in ends:
-                end = fibre.switch()
-                if fibre.dead:
-                    ends[place] = end
-        cohort.settle()
-    return [learner for learner, _ in made], cohort, [ends[place] for place in range(len(fibres))]
+    ends = dict(cohort.run([partial(learn, learner, stream) for learner, stream in made]))
+    return [learner for learner, _ in made], cohort, [ends[place] for place in range(len(made))]
 
 
 def distance(one: SGDLearner, other: SGDLearner) -> float:
@@ -115,18 +106,22 @@ def case_of(strategy: str) -> list[tuple[str, ...]]:
     return seeds(f"strategy={strategy}", *SMALL.get(strategy, ()))
 
 
-@pytest.mark.parametrize("strategy", [choice.name for choice in choices("strategy", None)])
+@pytest.mark.parametrize("strategy", ["er_ace", "derpp", "lwf", "si", "mir", "packnet", "scr"])
 def test_a_member_equals_the_same_run_alone(strategy: str) -> None:
-    members, cohort, _ = together(case_of(strategy))
+    members, _, _ = together(case_of(strategy))
     reference = alone(case_of(strategy))
     for member, other in zip(members, reference, strict=True):
         assert distance(member, other) < CLOSE
         assert member.cost() == other.cost()
     assert distance(reference[0], reference[1]) > 1e-2  # two runs are not alike by themselves
+
+
+@pytest.mark.parametrize("strategy", [choice.name for choice in choices("strategy", None)])
+def test_steps_are_computed_at_once(strategy: str) -> None:
+    _, cohort, _ = together(seeds(f"strategy={strategy}", "train.epochs=1", *SMALL.get(strategy, ()), n=2))
     if strategy in APART:
         assert cohort.together == 0
-        assert cohort.apart is not None
-        assert APART[strategy] in cohort.apart
+        assert APART[strategy] in str(cohort.apart)
     else:
         assert cohort.apart is None
         assert cohort.alone == 0
@@ -228,18 +223,12 @@ def test_a_member_that_diverges_ends_and_the_others_go_on() -> None:
 
 
 def test_what_a_memory_cannot_fetch_ends_its_own_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, cohort = learners(seeds("strategy=er")), Cohort(Stop(0), getcurrent().switch)
+    made, cohort = learners(seeds("strategy=er")), Cohort(Stop(0))
     broken = made[1][0].strategies["er"]
     monkeypatch.setattr(broken, "mix", lambda view, batch: (_ for _ in ()).throw(DivergedError("broken")))
     for learner, _ in made:
         cohort.join(learner)
-    fibres = [greenlet(partial(learn, learner, stream)) for learner, stream in made]
-    ends: list[Any] = [None] * 3
-    while not all(fibre.dead for fibre in fibres):
-        for place, fibre in enumerate(fibres):
-            if not fibre.dead:
-                ends[place] = fibre.switch()
-        cohort.settle()
+    ends = dict(cohort.run([partial(learn, learner, stream) for learner, stream in made]))
     assert str(ends[1]) == "broken"
     assert ends[0] is ends[2] is None
 
@@ -258,12 +247,12 @@ def test_what_cannot_join_says_why(overrides: tuple[str, ...], why: str) -> None
     config = configs.compose("track=none", *overrides, allow=("continual",))
     learner = configs.build_learner(config, configs.build_stream(config).spec)
     with pytest.raises(CannotJoinError, match=why):
-        Cohort(Stop(0), lambda: None).join(learner)
+        Cohort(Stop(0)).join(learner)
 
 
 def test_a_network_of_another_shape_cannot_join() -> None:
     (one, _), (other, _) = learners([(), ("model.hidden=[17]",)])
-    cohort = Cohort(Stop(0), lambda: None)
+    cohort = Cohort(Stop(0))
     cohort.join(one)
     with pytest.raises(CannotJoinError, match="are not those of the others"):
         cohort.join(other)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -135,6 +135,21 @@ class AnswersWithGradient(SGDLearner):
 
 
 # --- learn
+
+
+class SharesWithOthers(Strategy):
+    """Keeps in its class what belongs to a run."""
+
+    kept: ClassVar[dict[str, Tensor]] = {}
+
+    def start(self, view: View) -> None:
+        self.kept.clear()
+
+    def penalty(self, view: View, params: Any, batch: Batch, out: Output) -> Tensor | float:
+        return (out.logits.mean(0) - self.kept["mean"]).square().sum() if self.kept else 0.0
+
+    def after_step(self, view: View, batch: Batch, out: Output) -> None:
+        self.kept["mean"] = out.logits.mean(0).detach()
 
 
 class WritesToTheBatch(Strategy):
@@ -521,6 +536,12 @@ LEARNERS = [
     *of_kind("bytes_are_declared", CountsTwice),
     *of_growth(
         "all_weights_are_trained", GrowsOutOfSightOfItsOptimizer, GrowsOutOfSightOfItsStrategies, RegistersTwice
+    ),
+    Mutant(
+        "a_member_equals_a_run_alone",
+        learner(SharesWithOthers, model=linear),
+        learner(LwF, model=linear),
+        SharesWithOthers.__name__,
     ),
     *of_growth("predict_is_pure", AsksToGrow),
     *of_growth("evaluation_changes_nothing", AsksToGrow),

@@ -11,6 +11,7 @@ from continual.config import Config
 from continual.contract.learners import LEARNER_LAWS, generators_differ, it_learns
 from continual.contract.native import NATIVE_LAWS
 from continual.contract.streams import StreamLaw, repeats_identically
+from continual.contract.together import a_member_equals_a_run_alone
 from continual.contract.tools import Brief, LearnerLaw, MakeLearner
 from continual.errors import UserError
 from continual.types import Learner, Stream
@@ -18,6 +19,7 @@ from continual.types import Learner, Stream
 SHORT = {"epochs": 2, "iterations": 6}  # updates enough for all laws but one
 PATIENT = {"epochs": 30, "iterations": 60}  # for it_learns
 MOODY = {"_target_": "continual.contract.tools.moody", "_partial_": True}
+STILL = {"_target_": "continual.models.mlp", "_partial_": True, "hidden": [16]}
 
 
 class Subject:
@@ -64,7 +66,11 @@ class Subject:
 
     def apply(self, law: LearnerLaw) -> None:
         """Apply a law of learners."""
-        make_learner = self._patient().make_learner if law is it_learns else self.make_learner
+        make_learner = self.make_learner
+        if law is it_learns:
+            make_learner = self._patient().make_learner
+        elif law is a_member_equals_a_run_alone:
+            make_learner = (self._with_model(STILL) or self).make_learner
         law(make_learner, self.make_fresh_stream if law is generators_differ else self.make_stream)
 
     @property
@@ -84,10 +90,13 @@ class Subject:
 
     def moody(self) -> "Subject | None":
         """The same with dropout and batch normalisation; None if the learner takes no model, or refuses this one."""
+        return self._with_model(MOODY)
+
+    def _with_model(self, model: Mapping[str, Any]) -> "Subject | None":
         if not self.config.resolved["learner"].get("model"):
             return None
         self.make_stream()  # what is wrong with the stream is raised here
-        changed = self.changed({"model": MOODY})
+        changed = self.changed({"model": model})
         try:
             changed.make_learner()
         except UserError:

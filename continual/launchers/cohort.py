@@ -1,18 +1,12 @@
-"""Runs that differ in their seed or in numbers only, trained together in this process (``continual.cohort``).
-
-Each run is the same function as alone, in a greenlet of its own. It goes on until its learner has rows to train on;
-then the next one does. When all wait, their updates are made at once. So a run needs to know nothing of the others.
-"""
+"""Runs that differ in their seed or in numbers only, trained together in this process (``continual.cohort``)."""
 
 import json
 import logging
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
-from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from greenlet import getcurrent, greenlet
 
 from continual.cohort import CannotJoinError, Cohort
 from continual.config import INDECISIVE, Config
@@ -60,24 +54,15 @@ def together(jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None
     progress = watch.begin(jobs[0].config)  # all of them get on alike
     grace = max(float(job.config.resolved["snapshot"]["grace"]) for job in jobs)
     with gently(grace) as stop:
-        cohort = Cohort(stop, getcurrent().switch)
-        fibres = [(job, _fibre(job, cohort, progress if job is jobs[0] else None)) for job in jobs]
-        stopped: BaseException | None = None
-        try:
-            while fibres:
-                ended = [(job, fibre.switch()) for job, fibre in fibres]
-                fibres = [(job, fibre) for job, fibre in fibres if not fibre.dead]
-                for job, end in ended:
-                    if isinstance(end, Outcome) and isinstance(end.error, CannotJoinError):
-                        apart[str(end.error)].append(job)
-                    elif isinstance(end, Outcome):
-                        yield end
-                    elif isinstance(end, BaseException):
-                        stopped = end
-                cohort.settle()
-        finally:
-            for _, fibre in fibres:
-                fibre.throw(KeyboardInterrupt)
+        cohort, stopped = Cohort(stop), None
+        acts = [partial(_act, job, cohort, progress if job is jobs[0] else None) for job in jobs]
+        for place, end in cohort.run(acts):
+            if isinstance(end, BaseException):
+                stopped = end
+            elif isinstance(end.error, CannotJoinError):
+                apart[str(end.error)].append(jobs[place])
+            else:
+                yield end
     if stopped is not None:
         raise stopped
     for reason, those in apart.items():
@@ -114,15 +99,9 @@ def _blank(value: Any) -> Any:
     return 0 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _fibre(job: "Job", cohort: Cohort, progress: Progress | None) -> greenlet:
-    """The run of a job; switched to, it goes on until it waits (and gives None) or is over (and says how)."""
-
-    def act() -> Outcome | BaseException:
-        try:
-            return attempt(job.config, restart=job.restart, progress=progress, cohort=cohort)
-        except (KeyboardInterrupt, Terminated) as stop:
-            return stop
-
-    fibre = greenlet(act)
-    fibre.gr_context = copy_context()
-    return fibre
+def _act(job: "Job", cohort: Cohort, progress: Progress | None) -> Outcome | BaseException:
+    """The run of a job; what stopped it, if something did."""
+    try:
+        return attempt(job.config, restart=job.restart, progress=progress, cohort=cohort)
+    except (KeyboardInterrupt, Terminated) as stop:
+        return stop
