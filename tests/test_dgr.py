@@ -166,7 +166,7 @@ def test_soft_labels_compete_among_the_classes_that_have_arrived(arrival: Any, t
 
 def test_the_generator_follows_its_bound_in_the_same_ratio(arrival: Any, three: Any) -> None:
     """Its first Adam step on both parts, as a loop of its own makes it; the old generator makes the rows."""
-    dgr = DGR(n_replay=3, hidden=[4], n_latent=2)
+    dgr = DGR(n_replay=3, new_share=0.3, hidden=[4], n_latent=2)
     sgd, watch = learner(dgr, three)
     list(sgd.learn(arrival(0, [0.5, -1.0], [0, 1])))
     twin = VAE(SPEC, [4], 2)
@@ -183,7 +183,8 @@ def test_the_generator_follows_its_bound_in_the_same_ratio(arrival: Any, three: 
         with torch.no_grad():
             rows = torch.func.functional_call(twin.decoder, past, (dreams[0],))
         close(batch.x[2:], rows)
-        loss = twin.losses(batch.x[:2], dreams[1][:2]).mean() / 2 + twin.losses(batch.x[2:], dreams[1][2:]).mean() / 2
+        new, made = twin.losses(batch.x[:2], dreams[1][:2]), twin.losses(batch.x[2:], dreams[1][2:])
+        loss = 0.3 * new.mean() + 0.7 * made.mean()
         adam.zero_grad()
         loss.backward()
         adam.step()
