@@ -407,7 +407,8 @@ def hindrance(learner: Learner, other: SGDLearner | None) -> str | None:
 def _shape(learner: SGDLearner) -> tuple[Any, ...]:
     weights = [(name, p.shape, p.dtype, p.device) for name, p in (learner.view.params | learner.view.buffers).items()]
     strategies = [(name, type(s)) for name, s in learner.strategies.items()]
-    return weights, strategies, type(learner.optimizer), learner.head.kind, learner.seams.n_repeats
+    network = learner.network.halves, learner.network.channels_last, type(learner.network.model)
+    return weights, network, strategies, type(learner.optimizer), learner.head.kind, learner.seams.n_repeats
 
 
 def _settings(learner: SGDLearner) -> dict[str, Any]:
