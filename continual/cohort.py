@@ -391,6 +391,8 @@ def hindrance(learner: Learner, other: SGDLearner | None) -> str | None:
         return "its head grows"
     if learner.noise is not None:
         return "its model draws random numbers in training"
+    if learner.network.halves:
+        return "train.precision=bf16 rounds so coarsely that it would not learn what it learns alone"
     if isinstance(learner.network.model, Staged):
         return "its model has parts of its own for each experience"
     if any(isinstance(part, nn.modules.batchnorm._NormBase) for part in learner.network.modules()):

@@ -1,7 +1,7 @@
 """The learner that takes gradient steps, with strategies acting at the seams of each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
 from continual.models.growing import grow_head
-from continual.models.network import Network, draws_randomness, least_rows
+from continual.models.network import Network, Places, draws_randomness, least_rows
 from continual.models.units import activations, hidden_layers
 from continual.optim.eager import eager
 from continual.refusals import check_features, check_least, check_protocol, check_strategies
@@ -76,6 +76,7 @@ class SGDLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "model"))
             self.network = Network(model(spec), spec, precision, channels_last).to(self.device)
+        self.places = Places(self.network)
         self.growing = grow_head(self.network, head, spec, seed)
         self.noise, self.least, n_features = self._tried()
         check_least(self.least, batch_size, spec)
@@ -101,6 +102,7 @@ class SGDLearner:
             self.head.begin()
             self.network.begin(self.lap)
             self.grow(experience)
+            self.places = Places(self.network)
             with self._guard():
                 for s in self.strategies.values():
                     s.begin(self.view, experience)
@@ -239,6 +241,7 @@ class SGDLearner:
         named = self.network.named_parameters()
         new = {name: p for name, p in named if p.requires_grad and name not in self.view.params}
         self.view.params.update(new)
+        self.places = Places(self.network)
         self.optimizer.param_groups[0]["params"] += new.values()
 
     def _disown(self, gone: list[nn.Parameter]) -> None:
@@ -272,6 +275,7 @@ class SGDLearner:
                 extras[name] = extra.to(self.device)
         if extras:
             self.network.extras = extras
+            self.places = Places(self.network)
 
     def _guard(self) -> AbstractContextManager[None]:
         return nullcontext() if self.noise is None else _Noise(self)
@@ -305,8 +309,8 @@ class SGDLearner:
 
     def _answer(self, weights: Weights, x: Tensor) -> Output:
         self.spent += len(x)
-        with self._still(), torch.no_grad():
-            out: Output = functional_call(self.network, dict(weights), (x,))
+        with self._still(), torch.no_grad(), self.places.lent(weights):
+            out: Output = self.network(x)
         return out
 
     def _activations(self, x: Tensor) -> list[Tensor]:
@@ -323,14 +327,9 @@ class SGDLearner:
                 if isinstance(kept, Tensor) and kept.shape == mask.shape:
                     kept.masked_fill_(mask, 0)
 
-    @contextmanager
-    def _still(self) -> Iterator[None]:
-        mode = self.network.training
-        self.network.eval()
-        try:
-            yield
-        finally:
-            self.network.train(mode)
+    def _still(self) -> AbstractContextManager[None]:
+        """Within it, the network is in eval mode."""
+        return self.places.still()
 
 
 class _Noise(AbstractContextManager[None]):

@@ -240,6 +240,7 @@ def test_what_a_memory_cannot_fetch_ends_its_own_run_only(monkeypatch: pytest.Mo
         (("model._target_=continual.contract.tools.moody", "model.hidden=[16]"), "random numbers"),
         (("model=slim_resnet18", "model.width=2"), "statistics of batches"),
         (("optimizer=upgd",), "UPGD is none of"),
+        (("model=mlp", "train.precision=bf16"), "rounds so coarsely"),
         (("learner=slda",), "takes no steps of this kind"),
     ],
 )

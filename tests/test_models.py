@@ -4,10 +4,11 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from continual.errors import UserError
 from continual.models import Classifier, cnn, library, linear, mlp, slim_resnet18
-from continual.models.network import Network, draws_randomness
+from continual.models.network import Network, Places, draws_randomness
 from continual.types import Output, Spec
 
 GREY = Spec((1, 8, 8), 10, dtype=torch.uint8)
@@ -206,3 +207,44 @@ def test_a_model_that_cannot_be_built_says_why(build: Callable[[], nn.Module], m
 
 def test_an_image_of_exactly_the_smallest_size_is_enough() -> None:
     assert output(cnn(Spec((1, 4, 4), 2)), torch.rand(1, 1, 4, 4)).logits.shape == (1, 2)
+
+
+def test_a_network_answers_with_weights_that_are_lent_to_it_as_functional_call_does() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3, bias=False)
+            self.other.weight = self.one.weight
+            self.norm = torch.nn.BatchNorm1d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.other(self.one(x)))
+
+    network = Tied()
+    network.norm.eval()  # a part that its owner keeps still
+    x, before = torch.rand(5, 3), {name: t.clone() for name, t in network.state_dict().items()}
+    weights = {name: torch.rand_like(t) for name, t in dict(network.named_parameters()).items()}
+    weights["norm.running_mean"] = torch.rand(3)
+    places = Places(network)
+    with places.still(), torch.no_grad():
+        assert not any(module.training for module in network.modules())
+        expected = functional_call(network, weights, (x,))
+        with pytest.raises(KeyError), places.lent(weights):
+            assert torch.equal(network(x), expected)
+            raise KeyError
+        assert not torch.equal(network(x), expected)
+    assert [network.training, network.one.training, network.norm.training] == [True, True, False]
+    assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
+
+
+def test_a_module_that_decides_what_its_mode_means_is_asked() -> None:
+    class Frozen(torch.nn.Linear):
+        def train(self, mode: bool = True) -> "Frozen":
+            self.asked = mode
+            return super().train(mode)
+
+    network = torch.nn.Sequential(Frozen(2, 2))
+    with Places(network).still():
+        assert network[0].asked is False
+        assert not network[0].training
+    assert network[0].training

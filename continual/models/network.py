@@ -1,6 +1,8 @@
 """The network a learner trains: input scaling around any model, features where the model has them."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +77,55 @@ class Network(nn.Module):
         """Tell a model that has parts of its own for each experience, from 0, that one begins."""
         if isinstance(self.model, Staged):
             self.model.begin(experience)
+
+
+class Places:
+    """Where a network keeps its tensors and modes, so that it can answer with other weights, in eval mode.
+
+    As ``torch.func.functional_call`` and ``eval()`` do, without walking through the modules at each question; to be
+    made anew when the network gets new parameters.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.modules = list(network.modules())
+        first: dict[int, str] = {}  # a tensor that has several names goes by its first
+        self.tensors: list[tuple[dict[str, Any], str, str]] = []
+        for prefix, module in network.named_modules():
+            for kept in (module._parameters, module._buffers):
+                for key, tensor in kept.items():
+                    if tensor is not None:
+                        name = first.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
+                        self.tensors.append((kept, key, name))
+        self.plain = all(
+            "train" not in vars(module) and type(module).train is nn.Module.train for module in self.modules
+        )
+
+    @contextmanager
+    def lent(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, the network has ``weights``, by name, in the place of its own."""
+        own = [kept[key] for kept, key, _ in self.tensors]
+        try:
+            for kept, key, name in self.tensors:
+                kept[key] = weights.get(name, kept[key])
+            yield
+        finally:
+            for (kept, key, _), tensor in zip(self.tensors, own, strict=True):
+                kept[key] = tensor
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Within it, all modules are in eval mode; afterwards each is in the mode that it had."""
+        modes = [module.training for module in self.modules]
+        try:
+            if self.plain:
+                for module in self.modules:
+                    module.__dict__["training"] = False  # without nn.Module's look at what kind of attribute it is
+            else:  # some module decides itself what its mode means
+                self.modules[0].eval()
+            yield
+        finally:
+            for module, mode in zip(self.modules, modes, strict=True):
+                module.__dict__["training"] = mode
 
 
 def _whole(out: Output) -> Output:
