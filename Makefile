@@ -31,6 +31,9 @@ lint: $(VENV)/installed-test
 
 benchmark: $(VENV)/installed-test
 	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/benchmark_tasks.py
+	$(BIN)/python scripts/benchmark_start.py
+	$(BIN)/python scripts/benchmark_cohorts.py
 	$(BIN)/python scripts/benchmark_dashboard.py
 	$(BIN)/python scripts/benchmark_snapshots.py
 	$(BIN)/python scripts/benchmark_status.py
