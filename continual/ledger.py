@@ -336,6 +336,8 @@ def _locked(directory: Path) -> Iterator[ExitStack]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         resources.callback(files.acquire(directory / LOCK).release)
+        for half_written in directory.glob(".*.tmp"):  # by a process that was killed
+            half_written.unlink(missing_ok=True)
         yield resources
     except BaseException as error:
         resources.close()

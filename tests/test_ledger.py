@@ -634,3 +634,11 @@ def test_a_path_without_runs_is_named_with_the_nearest_one(tmp_path: Path) -> No
         find_runs([tmp_path / "nothing" / "x"])
     with pytest.raises(UserError, match=r"is not a run: it has no manifest.json; did you mean 'split_mnist'\?"):
         read(tmp_path / "split_mnis")
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    for begun in (False, True):
+        (tmp_path / ".manifest.json.123.tmp").write_bytes(b"{")
+        with Ledger.resume(tmp_path) if begun else Ledger.create(tmp_path, {}) as book:
+            assert not list(tmp_path.glob(".*.tmp"))
+            book.end("interrupted")
