@@ -28,6 +28,7 @@ from continual.errors import DivergedError, UserError
 from continual.learner import SGDLearner
 from continual.lifting import ApartError, DifferError, Lift, NeedsError, Stacks
 from continual.models.network import Staged
+from continual.optim.eager import eager
 from continual.step import backward_apart, check_finite, direct, losses, mixed, pull, remember, update
 from continual.stopping import Stop
 from continual.strategy import Seams, Weights
@@ -80,6 +81,7 @@ class Cohort:
         sources: of their streams, by config, so that they are in memory once.
         together, alone: steps that were computed at once with others, and those that were not.
         apart: why no two steps can be computed at once, None as long as they can.
+        differ: why the last steps that could not be computed at once were not.
     """
 
     def __init__(self, stop: Stop) -> None:
@@ -88,6 +90,7 @@ class Cohort:
         self.sources: dict[str, Any] = {}
         self.together = self.alone = 0
         self.apart: str | None = None
+        self.differ: str | None = None
         self._waiting: list[Waiting] = []
         self._stack: Stack | None = None
         self._hub = getcurrent()
@@ -151,7 +154,8 @@ class Cohort:
         for one in waiting:
             learner = one.member.learner
             if learner.scheduler and not one.member.error:
-                learner.scheduler.step()
+                with _failing(one.member):
+                    learner.scheduler.step()
             learner.waited -= share  # its part of the time is its own
 
     def _step(self, stack: "Stack", group: list[Mixed]) -> None:
@@ -161,7 +165,7 @@ class Cohort:
                 self.together += len(group)
                 return
             except DifferError as difference:
-                LOGGER.debug("one by one: %s", difference)
+                self.differ = str(difference)
             except ApartError as apart:
                 self.apart = str(apart)
                 LOGGER.warning("these runs take their steps one after the other: %s", apart)
@@ -202,14 +206,16 @@ class Stack:
             p.grad = None
         rows, seams = len(group[0].batch), group[0].member.learner.seams
         task_gradient: dict[str, Tensor] = {}
-        if seams.needs_task_gradient:
-            task_gradient, passed = backward_apart(params, found.out, found.loss.sum(), found.penalty.sum())
-            found.spent.append(2 * rows * passed)
-        else:
-            (found.loss + found.penalty).sum().backward()  # type: ignore[no-untyped-call]
-        if seams.pull:
-            self._pull(group, params, finite)
-        self._follow(group, params, finite, whole)
+        try:
+            if seams.needs_task_gradient:
+                task_gradient, passed = backward_apart(params, found.out, found.loss.sum(), found.penalty.sum())
+                found.spent.append(2 * rows * passed)
+            else:
+                (found.loss + found.penalty).sum().backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # whose it is shows when they step one by one
+            raise ApartError(" ".join(str(error).split())) from error
+        others = self._pull(group, params, finite) if seams.pull else {}
+        self._follow(group, params, finite, whole, others)
         out = Output(found.out.logits.detach(), None if found.out.features is None else found.out.features.detach())
         for row, one in enumerate(group):
             if finite[row]:
@@ -228,19 +234,29 @@ class Stack:
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 raise ApartError(" ".join(str(error).split())) from error
 
-    def _pull(self, group: Sequence[Mixed], params: Weights, finite: Sequence[bool]) -> None:
-        """Let strategies add to each member's part of the gradients of ``params``."""
-        for p in params.values():
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    def _pull(self, group: Sequence[Mixed], params: Weights, finite: Sequence[bool]) -> dict[int, dict[str, Tensor]]:
+        """Let strategies add to each member's part of the gradients of ``params``; by row, those of other weights."""
+        others: dict[int, dict[str, Tensor]] = {}
         for row, one in enumerate(group):
+            own = one.member.learner.view.params
             if finite[row]:
                 with _failing(one.member), _gradients(one.member.learner, params, row):
                     pull(one.member.learner.view, one.member.learner.seams)
+                    new = {name: own[name].grad for name, p in params.items() if p.grad is None}
+                    others[row] = {name: gradient for name, gradient in new.items() if gradient is not None}
+        return {row: gradients for row, gradients in others.items() if gradients}
 
-    def _follow(self, group: Sequence[Mixed], params: Weights, finite: Sequence[bool], whole: bool) -> None:
+    def _follow(
+        self,
+        group: Sequence[Mixed],
+        params: Weights,
+        finite: Sequence[bool],
+        whole: bool,
+        others: Mapping[int, Weights],
+    ) -> None:
         """Step along the gradients of ``params``: at once where nothing but the optimizers act on them."""
         learner = group[0].member.learner
-        if whole and all(finite) and not learner.seams.project and not learner.clip:
+        if whole and all(finite) and not learner.seams.project and not learner.clip and not others:
             for part in self.optimizers:
                 part.step()
             return
@@ -248,6 +264,8 @@ class Stack:
             if finite[row]:
                 own = one.member.learner
                 with _failing(one.member), _gradients(own, params, row):
+                    for name, gradient in others.get(row, {}).items():
+                        own.view.params[name].grad = gradient
                     direct(own.view, own.seams, one.seen, own.clip)
                     own.optimizer.step()
 
@@ -362,7 +380,9 @@ class Part:
 
     def _joined(self) -> torch.optim.Optimizer | None:
         """An optimizer of the stacked weights, of whose state that of each member is a part; None if there is none."""
-        one = deepcopy(self.learners[0].optimizer)
+        if any(p.grad is None for p in self.params.values()):
+            return None  # its state may come into being later
+        one = eager(lambda: deepcopy(self.learners[0].optimizer))
         one.state.clear()
         one.param_groups[0]["params"] = list(self.leaves.values())
         for name, leaf in self.leaves.items():
@@ -391,18 +411,40 @@ def hindrance(learner: Learner, other: SGDLearner | None) -> str | None:
         return "its head grows"
     if learner.noise is not None:
         return "its model draws random numbers in training"
+    if learner.network.channels_last:
+        return "train.channels_last=true is an order in memory that stacked weights have not"
     if learner.network.halves:
         return "train.precision=bf16 rounds so coarsely that it would not learn what it learns alone"
     if isinstance(learner.network.model, Staged):
         return "its model has parts of its own for each experience"
     if any(isinstance(part, nn.modules.batchnorm._NormBase) for part in learner.network.modules()):
         return "its model keeps statistics of batches"
+    if kept := _kept(learner):
+        return f"its model keeps {kept}, which is neither a parameter nor a fixed buffer"
     if optimizer.__name__ not in ELEMENTWISE or optimizer is not getattr(torch.optim, optimizer.__name__):
         return f"{optimizer.__name__} is none of {', '.join(ELEMENTWISE)}"
     if len(learner.optimizer.param_groups) > 1:
         return "its optimizer has several groups of parameters"
     if other is not None and _shape(learner) != _shape(other):
         return "its network, its strategies or its optimizer are not those of the others"
+    return None
+
+
+def _kept(learner: SGDLearner) -> str | None:
+    """What a model holds that stacked weights do not: tensors of its own, buffers that a pass in train mode changes."""
+    for name, module in learner.network.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor):
+                return f"{name}.{key}"
+    network = deepcopy(learner.network).train()
+    before = {name: (buffer, buffer.clone()) for name, buffer in network.named_buffers()}
+    spec = learner.spec
+    with torch.no_grad():
+        network(torch.zeros(2, *spec.in_shape, dtype=spec.dtype, device=learner.device))
+    for name, buffer in network.named_buffers():
+        live, copied = before[name]
+        if buffer is not live or not torch.equal(live, copied):
+            return name
     return None
 
 

@@ -22,6 +22,9 @@ Stacks = dict[str, tuple[list[tuple[Tensor, int]], Tensor]]
 PLAIN = (bool, int, float, str, type(None), slice, torch.dtype, torch.device)
 
 
+_ABSENT = object()  # an attribute that some have and others have not
+
+
 class ApartError(Exception):
     """Why runs cannot be computed together, as the end of a sentence."""
 
@@ -86,10 +89,11 @@ class Lift:
         """Objects of one class: a read-only copy with ``given_parts`` in place of its own attributes of these names."""
         known = dict(given_parts or {})
         hidden = set()
-        for name, value in vars(values[0]).items():
+        for name in {name: None for each in values for name in vars(each)}:
             if name in known:
                 continue
-            column = [vars(each).get(name) for each in values]
+            column = [vars(each).get(name, _ABSENT) for each in values]
+            value = column[0]
             if f"{path}.{name}" in self.wanted:
                 known[name] = self.add(column, f"{path}.{name}")
             elif isinstance(value, PLAIN) and all(type(other) is type(value) and other == value for other in column):
@@ -108,7 +112,8 @@ class Lift:
             raise DifferError(f"{path} differs")
         if len({bool(value) for value in values}) > 1:
             raise DifferError(f"{path} is 0 for some")
-        place = self.put(torch.tensor([float(value) for value in values]))
+        device = self.tensors[0].device if self.tensors else None
+        place = self.put(torch.tensor([float(value) for value in values], device=device))
         return lambda given: Each(place(given), [float(value) for value in values])
 
     def _stack(self, values: Sequence[Tensor], path: str) -> Tensor:
@@ -175,6 +180,12 @@ class Each:
 
     def __rtruediv__(self, other: Any) -> Any:
         return self._with(other, lambda a, b: b / a)
+
+    def __pow__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a**b)
+
+    def __rpow__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: b**a)
 
     def __neg__(self) -> "Each":
         return Each(-self.lifted, [-value for value in self.values])

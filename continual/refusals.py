@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import combinations
 
 from continual.errors import UserError
+from continual.memory import Memory
 from continual.strategy import Strategy
 from continual.types import Spec
 
@@ -33,6 +34,14 @@ def at_least_0(strategy: Strategy, **values: float | None) -> None:
     """Refuse settings of ``strategy`` below 0; None is none."""
     for name, value in values.items():
         require(strategy, name, value, value is None or value >= 0, "at least 0")
+
+
+def check_each_class(key: str, memory: Memory, spec: Spec) -> None:
+    """Refuse a memory, set at ``key``, without a row for each class where each has to have one."""
+    if memory.capacity < spec.n_classes:
+        raise UserError(
+            f"{key}.capacity={memory.capacity} rows must be at least 1 row for each of {spec.n_classes} classes"
+        )
 
 
 def check_protocol(spec: Spec, batch_size: int, epochs: int, iterations: int | None) -> None:

@@ -155,9 +155,15 @@ def check_finite(
         "there was no finite loss before" if view.last_loss is None else f"the last finite loss was {view.last_loss:g}"
     )
     raise DivergedError(
-        f"the loss is {value} at update {view.update} of experience {view.experience}: {' and '.join(found)}; {last}. "
+        f"the loss is {value} at update {view.update} of experience {view.experience}: {' and '.join(found)}; {last}"
+        f"{_with(seams)}. "
         "Lower optimizer.lr or the strategy's strength, or clip gradients (clip=norm)"
     )
+
+
+def _with(seams: Seams) -> str:
+    names = ", ".join(f"'{name}'" for name in seams.names.values())
+    return f", trained with {names}" if names else ""
 
 
 def _number(value: Tensor | float) -> float:

@@ -163,8 +163,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer turns of fewer updates")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    repeats, updates, runs = (1, 20, 5) if options.quick else (5, 100, 30)
-    results = {"steps": measure_steps(repeats, updates), "sweeps": measure_sweeps(1 if options.quick else 3, runs)}
+    repeats, updates, runs = (1, 20, 5) if options.quick else (3, 60, 20)
+    results = {"steps": measure_steps(repeats, updates), "sweeps": measure_sweeps(1 if options.quick else 2, runs)}
     publish("cohorts", results, options.out)
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import continual
+from continual import config as configs
 from continual import devices, files
+from continual.errors import UserError
 
 SMALL = ("scenario/source=gaussian", "scenario.n_tasks=2", "track=none")
 CONFIG = {
@@ -249,3 +251,23 @@ def test_torch_and_torchvision_that_do_not_match(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     error = refused(cli, tmp_path, "run", *SMALL, "model=torchvision", f"output={tmp_path}/runs")
     assert re.search(r"torch \S+ and torchvision \S+ do not belong together.*install a matching pair", error)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (("strategy=scr", "strategy.scr.memory.capacity=9"), "strategy.scr.memory"),
+        (("learner=gdumb", "learner.memory.capacity=9"), "learner.memory"),
+    ],
+)
+def test_a_memory_without_a_row_for_each_class_is_refused(overrides: tuple[str, ...], key: str) -> None:
+    config = configs.compose("track=none", *overrides)
+    with pytest.raises(UserError, match=rf"{key}.capacity=9 rows must be at least 1 row for each of 10 classes"):
+        configs.build_learner(config, configs.build_stream(config).spec)
+
+
+@pytest.mark.parametrize("name", ["multi_head", "pnn"])
+def test_a_head_for_each_task_label_needs_task_labels(name: str) -> None:
+    config = configs.compose("track=none", f"learner=avalanche/{name}")
+    with pytest.raises(UserError, match="task labels"):
+        configs.build_learner(config, configs.build_stream(config).spec)

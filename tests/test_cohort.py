@@ -23,10 +23,13 @@ from continual.experiment import Run
 from continual.launchers.basic import Basic
 from continual.launchers.cohort import Cohorts, alike
 from continual.learner import SGDLearner
+from continual.models import linear
 from continual.state import named_tensors
 from continual.stopping import Stop
+from continual.strategies.ewc import EWC
+from continual.strategy import Seams, Strategy, View
 from continual.sweep import Outcome
-from continual.types import Stream
+from continual.types import Batch, Experience, Spec, Stream
 from continual.worker import jobs_of
 
 BLOBS = (
@@ -249,6 +252,119 @@ def test_what_cannot_join_says_why(overrides: tuple[str, ...], why: str) -> None
     learner = configs.build_learner(config, configs.build_stream(config).spec)
     with pytest.raises(CannotJoinError, match=why):
         Cohort(Stop(0)).join(learner)
+
+
+class KeepsATensor(torch.nn.Module):
+    """A random projection that is no buffer."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.projection = torch.randn(2, 4)
+        self.head = torch.nn.Linear(4, spec.n_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x @ self.projection)
+
+
+class KeepsAMean(torch.nn.Module):
+    """A buffer that each pass replaces."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2))
+        self.head = torch.nn.Linear(2, spec.n_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.head(x - self.mean)
+
+
+@pytest.mark.parametrize(("model", "kept"), [(KeepsATensor, "projection"), (KeepsAMean, "mean")])
+def test_a_model_that_keeps_something_else_than_weights_cannot_join(model: Any, kept: str) -> None:
+    spec = Spec((2,), 3)
+    learner = SGDLearner(model, partial(torch.optim.SGD, lr=0.1), {}, spec=spec)
+    with pytest.raises(CannotJoinError, match=rf"its model keeps \w*\.?{kept}"):
+        Cohort(Stop(0)).join(learner)
+
+
+class Late(Strategy):
+    """Has an attribute of its own only once an experience has ended."""
+
+    factor = 1.0
+
+    def rows(self, view: View, batch: Batch, out: Any, rows: torch.Tensor) -> torch.Tensor:
+        return rows * self.factor
+
+    def end(self, view: View, experience: Experience) -> None:
+        self.factor = 0.1
+
+
+class Spare(torch.nn.Module):
+    """A parameter that its answers do not depend on."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.spare = torch.nn.Parameter(torch.ones(3))
+        self.head = torch.nn.Linear(2, spec.n_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x)
+
+
+def unequal(table: Any, make: Callable[[], SGDLearner]) -> None:
+    """Two members whose experiences have other lengths are what they are alone."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = ((25, 30, 20), (40, 20, 20))
+    streams = [
+        [
+            Experience(index, table(torch.rand(n, 2, generator=draw), torch.randint(3, (n,), generator=draw)))
+            for index, n in enumerate(sizes)
+        ]
+        for sizes in lengths
+    ]
+    for order in (streams, streams[::-1]):
+        references, members, cohort = [make() for _ in order], [make() for _ in order], Cohort(Stop(0))
+        for reference, stream in zip(references, order, strict=True):
+            assert learn(reference, stream) is None
+        for member in members:
+            cohort.join(member)
+        ends = dict(cohort.run([partial(learn, *pair) for pair in zip(members, order, strict=True)]))
+        assert ends == {0: None, 1: None}
+        assert cohort.together > 0
+        assert max(distance(*pair) for pair in zip(members, references, strict=True)) < CLOSE
+
+
+def test_an_attribute_that_a_member_has_not_yet_is_not_taken_for_its_class(table: Any) -> None:
+    unequal(table, lambda: SGDLearner(linear, partial(torch.optim.SGD, lr=0.1), {"late": Late()}, spec=Spec((2,), 3)))
+
+
+@pytest.mark.parametrize("strategies", [dict, lambda: {"ewc": EWC()}], ids=["none", "ewc"])
+def test_a_weight_without_a_gradient_is_left_alone(table: Any, strategies: Callable[[], Any]) -> None:
+    decaying = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1)
+    unequal(table, lambda: SGDLearner(Spare, decaying, strategies(), spec=Spec((2,), 3)))
+
+
+def test_what_breaks_the_backward_pass_ends_each_run_by_itself() -> None:
+    class Cut(Strategy):
+        def rows(self, view: View, batch: Batch, out: Any, rows: torch.Tensor) -> torch.Tensor:
+            return rows.detach()
+
+    made, cohort = learners(seeds("strategy=none")), Cohort(Stop(0))
+    for learner, _ in made:
+        cut = Cut()
+        learner.strategies["cut"], learner.seams = cut, Seams({"cut": cut})
+        cohort.join(learner)
+
+    def act(learner: SGDLearner, stream: Stream) -> Exception | None:
+        try:
+            return learn(learner, stream)
+        except RuntimeError as error:
+            return error
+
+    ends = dict(cohort.run([partial(act, learner, stream) for learner, stream in made]))
+    assert all("does not require grad" in str(end) for end in ends.values())
+    assert len(ends) == 3
 
 
 def test_a_network_of_another_shape_cannot_join() -> None:

@@ -112,6 +112,8 @@ SMALL: dict[str, Case] = {
         f"learner=avalanche/{name}": ("train.batch_size=30", "scenario.source.rows_per_class=40")
         for name in ("gss_greedy", "gss_greedy_plugin")  # it needs more rows in its memory than in a batch
     },
+    "learner=avalanche/multi_head": ("scenario.kind=task",),
+    "learner=avalanche/pnn": ("scenario.kind=task",),
     "learner=avalanche/packnet": ("model._target_=continual.models.mlp", "scenario.kind=task", "train.epochs=2"),
     "learner=avalanche/rar": ("model._target_=continual.models.mlp",),
 }

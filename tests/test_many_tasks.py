@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import continual
+from continual import config as configs
 from continual import ledger
 from continual.answers import GROUP, Asker, labels_of, shares
 from continual.batches import Joined, TensorRows, joined
@@ -461,3 +462,18 @@ def test_a_stream_of_a_thousand_tasks_holds_a_number_per_row(figure: Callable[[s
         assert stream.segment is stream.task
         assert len({rows.y.data_ptr() for rows in stream.probes}) == 1
     assert len(list(many)) == 1000
+
+
+@pytest.mark.parametrize("kind", ["class", "task"])
+def test_a_part_of_the_rows_is_asked_about_also_once_all_of_them_were(kind: str) -> None:
+    options = ("track=none", "strategy=none", f"scenario.kind={kind}", "scenario.rows_per_task=60", "model=linear")
+    config = configs.compose(*options)
+    stream = configs.build_stream(config)
+    part = loop(stream, configs.build_learner(config, stream.spec), Probe(every=20, max_rows=10))
+    whole = loop(stream, configs.build_learner(config, stream.spec), Probe(every=20))
+    pairs = [(a, b) for a, b in zip(part, whole, strict=True) if a.metric == "accuracy"]
+    assert all(0 <= a.value <= 1 for a, _ in pairs)
+    within = [(a.value, b.value) for a, b in pairs if a.at == "step"]
+    assert all(round(a * 10, 6) == int(round(a * 10, 6)) for a, _ in within)  # of ten rows
+    assert sum(abs(a - b) for a, b in within) / len(within) < 0.2
+    assert all(a.value == b.value for a, b in pairs if a.at != "step")

@@ -425,7 +425,8 @@ def test_a_penalty_that_is_not_finite_stops_before_the_update_and_is_named(table
     assert all(bool(p.isfinite().all()) for p in sgd.view.params.values())
     assert re.fullmatch(
         rf"the loss is {value} at update 2 of experience 7: the penalty of strategy 'growing' is {value}; "
-        r"the last finite loss was ([\d.]+)\. Lower optimizer\.lr or the strategy's strength, or clip gradients .*",
+        r"the last finite loss was ([\d.]+), trained with 'calm', 'growing'\. "
+        r"Lower optimizer\.lr or the strategy's strength, or clip gradients .*",
         told,
     )
     assert f"{sgd.view.last_loss:g}" in told

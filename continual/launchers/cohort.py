@@ -4,6 +4,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from continual.cohort import CannotJoinError, Cohort
 from continual.config import INDECISIVE, Config
 from continual.errors import Terminated, UserError
 from continual.experiment import Progress
+from continual.ledger import MANIFEST, load_manifest
 from continual.stopping import gently
 from continual.sweep import Outcome, attempt
 
@@ -23,6 +25,8 @@ LOGGER = logging.getLogger(__name__)
 
 NUMBERS = frozenset({"optimizer", "strategy", "scheduler"})
 """Groups of the config in which the runs of one cohort may have other numbers."""
+
+COUNTS = frozenset({"capacity", "every", "chunk", "window", "maturity"})
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Cohorts:
     def __call__(self, jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None, None]:
         for group in alike(jobs, self.size):
             apart = list(group)
-            if len(group) > 1:
+            if len(group) > 1 or _was_in_cohort(group[0]):
                 apart = yield from together(group, watch)
             for job in apart:
                 yield attempt(job.config, restart=job.restart, progress=watch.begin(job.config))
@@ -65,6 +69,9 @@ def together(jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None
                 yield end
     if stopped is not None:
         raise stopped
+    if cohort.differ and not cohort.apart:
+        steps = cohort.alone + cohort.together
+        LOGGER.warning("%d of %d steps were made one by one: %s", cohort.alone, steps, cohort.differ)
     for reason, those in apart.items():
         LOGGER.warning("%d of %d runs are run one after the other: %s", len(those), len(jobs), reason)
     return [job for job in jobs for those in apart.values() if job in those]
@@ -91,12 +98,21 @@ def _key(config: Config, without_numbers: bool) -> str:
     return json.dumps(left, sort_keys=True)
 
 
+def _was_in_cohort(job: "Job") -> bool:
+    """Whether what was begun there goes on in a cohort only."""
+    directory = job.config.directory
+    with suppress(UserError):
+        return bool((directory / MANIFEST).exists() and load_manifest(directory)[0].get("cohort"))
+    return False
+
+
 def _blank(value: Any) -> Any:
+    """The same without the numbers that weigh; those that count rows or steps, and zeros, decide what is computed."""
     if isinstance(value, Mapping):
-        return {key: _blank(part) for key, part in value.items()}
+        return {key: part if key.startswith("n_") or key in COUNTS else _blank(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_blank(part) for part in value]
-    return 0 if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return bool(value) if isinstance(value, int | float) else value
 
 
 def _act(job: "Job", cohort: Cohort, progress: Progress | None) -> Outcome | BaseException:

@@ -15,7 +15,7 @@ from continual.augment import Augment
 from continual.batches import TensorRows, batches
 from continual.learners.retrained import Retrained
 from continual.memory import Memory
-from continual.refusals import settings_of
+from continual.refusals import check_each_class, settings_of
 from continual.seeding import derive
 from continual.types import Experience, Rows, Spec
 
@@ -60,6 +60,7 @@ class GDumb(Retrained):
         seed = derive(self.seed, "gdumb", "memory")
         with settings_of("learner.memory"):
             self.memory = self.make_memory(spec=self.spec, seed=seed, device=self.device)
+        check_each_class("learner.memory", self.memory, self.spec)
 
     def take_in(self, experience: Experience) -> Tensor:
         labels, rows = [], experience.rows

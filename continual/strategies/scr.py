@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from continual.class_means import NearestMean
 from continual.errors import UserError
 from continual.memory import Memory
+from continual.refusals import check_each_class
 from continual.step import MASKED
 from continual.strategies.er import ER
 from continual.strategy import View
@@ -68,6 +69,7 @@ class SCR(ER):
         super().start(view)
         if "x" not in self.memory.columns:
             raise UserError("strategy.scr.memory.store=indices cannot answer without the stream; use store=rows")
+        check_each_class("strategy.scr.memory", self.memory, view.spec)
 
     def begin(self, view: View, experience: Experience) -> None:
         self.means.drop()
