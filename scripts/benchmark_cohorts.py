@@ -2,7 +2,7 @@
 
 Writes docs/benchmarks/cohorts.json and renders docs/BENCHMARKS.md. On an otherwise idle machine::
 
-    python scripts/benchmark_cohorts.py              # some 6 minutes
+    python scripts/benchmark_cohorts.py              # some 4 minutes
     python scripts/benchmark_cohorts.py --quick      # a look, in a minute
 
 Steps: learners on random rows, without evaluation, taking turns. Sweeps: whole runs as ``continual run -m`` makes them,
@@ -48,9 +48,7 @@ STEPS = {  # what is trained on random rows: overrides, side of an image, member
     "CNN on 28x28, er": (("strategy=er", "model=cnn"), 28, 10),
 }
 SWEEPS = {
-    "digits, none": ("experiment=split_digits", "strategy=none"),
     "digits, er": ("experiment=split_digits", "strategy=er"),
-    "digits, derpp": ("experiment=split_digits", "strategy=derpp"),
     "digits, er, evaluated at task ends only": ("experiment=split_digits", "strategy=er", "probe.every=null"),
 }
 
