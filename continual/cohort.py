@@ -37,6 +37,9 @@ ELEMENTWISE = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "A
 """Optimizers of ``torch.optim`` in which no weight's step depends on another weight."""
 
 
+LARGEST = 200_000  # weights of a network up to which a cohort gains anything on a CPU: see docs/BENCHMARKS.md
+
+
 class CannotJoinError(UserError):
     """A run cannot be trained together with others; nothing of it has begun."""
 
@@ -159,6 +162,9 @@ def hindrance(learner: Learner, other: SGDLearner | None) -> str | None:
     if type(learner) is not SGDLearner:
         return f"a {type(learner).__name__} takes no steps of this kind"
     optimizer = type(learner.optimizer)
+    n_weights = sum(p.numel() for p in learner.network.parameters())
+    if learner.device.type == "cpu" and n_weights > LARGEST:
+        return f"its network has {n_weights:,} weights, and above {LARGEST:,} nothing is gained on a CPU"
     if learner.growing:
         return "its head grows"
     if learner.noise is not None:

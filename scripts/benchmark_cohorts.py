@@ -11,6 +11,7 @@ their evaluation and ledgers included, and how far their results lie from those 
 
 import argparse
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from benchmark import ROOT, publish, say, spread
 
+from continual import cohort
 from continual.batches import TensorRows
 from continual.cohort import Cohort
 from continual.config import build_learner, compose, expand
@@ -103,16 +105,16 @@ def measure_steps(repeats: int, updates: int) -> dict[str, Any]:
     results = {}
     for name, (overrides, side, n) in STEPS.items():
         singles, members = learners(overrides, side, 3), learners(overrides, side, n)
-        cohort = Cohort(Stop(0))
+        group = Cohort(Stop(0))
         for member in members:
-            cohort.join(member)
+            group.join(member)
         turns = []
         for experience in experiences(side, updates, repeats + 1):
             one = seconds(alone, singles, experience) / len(singles)
             acts = [partial(alone, [member], experience) for member in members]
-            many = seconds(lambda: list(cohort.run(acts))) / n  # noqa: B023  # it is called at once
+            many = seconds(lambda: list(group.run(acts))) / n  # noqa: B023  # it is called at once
             turns.append((one / updates * 1e6, many / updates * 1e6))
-        assert cohort.alone == 0, cohort.apart
+        assert group.alone == 0, group.apart
         results[name] = {
             "members": n,
             "alone": spread([one for one, _ in turns[1:]]),
@@ -161,6 +163,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer turns of fewer updates")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    cohort.LARGEST = sys.maxsize  # also what is refused since it gains nothing
     repeats, updates, runs = (1, 20, 5) if options.quick else (3, 60, 20)
     results = {"steps": measure_steps(repeats, updates), "sweeps": measure_sweeps(1 if options.quick else 2, runs)}
     publish("cohorts", results, options.out)

@@ -244,6 +244,7 @@ def test_what_a_memory_cannot_fetch_ends_its_own_run_only(monkeypatch: pytest.Mo
         (("model=slim_resnet18", "model.width=2"), "statistics of batches"),
         (("optimizer=upgd",), "UPGD is none of"),
         (("model=mlp", "train.precision=bf16"), "rounds so coarsely"),
+        (("model=mlp", "model.hidden=[500,500]"), "its network has 288,010 weights, and above 200,000"),
         (("learner=slda",), "takes no steps of this kind"),
     ],
 )
