@@ -471,7 +471,7 @@ def test_launchers_are_listed(cli, place):
     code, out, _ = cli("list", "hydra/launcher", "--config-dir", str(place.conf))
     assert code == 0
     names = [line.split()[0] for line in out.splitlines()[1:]]
-    assert names == ["backwards", "basic", "joblib", "liar", "ray", "submitit_local", "submitit_slurm"]
+    assert names == ["backwards", "basic", "cohort", "joblib", "liar", "ray", "submitit_local", "submitit_slurm"]
     assert "my own" in out
 
 

@@ -1,5 +1,6 @@
 """Every law of streams and of memories is seen to fail on a mutant; what the mutant was made from passes."""
 
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
@@ -381,8 +382,11 @@ class OneTooMany(Reservoir):
 class EvictsAnyone(ClassBalanced):
     """Replaces a random row instead of one of the largest class."""
 
-    def _overwrite(self, label: int) -> int:
-        return int(torch.randint(self.capacity, (), generator=self.generator))
+    def _overwrite(self, label: int, was_largest: bool, share: float) -> int:
+        slot = int(torch.randint(self.capacity, (), generator=self.generator))
+        next(own for own in self._slots if slot in own).remove(slot)
+        insort(self._slots[label], slot)
+        return slot
 
 
 MEMORIES: list[tuple[str, type[Memory], type[Memory]]] = [
