@@ -40,9 +40,9 @@ class Asker:
         Of each probe at most so many rows, evenly spaced. Probes without rows are not to be asked about.
         """
         for group in self._groups(probes, at_most):
-            keep = self.keeps and at_most is None and len(probes) == self.n_probes
-            logits, labels, gathered = list[Tensor](), list[Tensor](), list[Asked]()
             kept = self.kept.get(tuple(group)) if at_most is None else None  # whole probes only
+            keep = self.keeps and kept is None and at_most is None and len(probes) == self.n_probes
+            logits, labels, gathered = list[Tensor](), list[Tensor](), list[Asked]()
             for x, y in kept or self._read(group, at_most):
                 logits.append(self.ask(x, group[0] if self.spec.task_aware else None))
                 labels.append(y.to(logits[-1].device))

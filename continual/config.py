@@ -77,6 +77,10 @@ class Config:
         decisive = {
             key: _decisive(value, self.unresolved[key]) for key, value in self.resolved.items() if key not in INDECISIVE
         }
+        for group in ("train", "learner"):
+            for name, neutral in LATER.items():
+                if decisive[group].get(name) == neutral:
+                    del decisive[group][name]
         return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=4).hexdigest()
 
     @property
@@ -90,7 +94,6 @@ def _decisive(resolved: Any, written: Any) -> Any:
     if not isinstance(resolved, Mapping) or not isinstance(written, Mapping):
         return resolved
     kept = [key for key in resolved if written[key] != "${device}" and key not in READING]
-    kept = [key for key in kept if key not in LATER or resolved[key] != LATER[key]]
     return {key: _decisive(resolved[key], written[key]) for key in kept}
 
 

@@ -123,6 +123,12 @@ def finished(directory: Path) -> Run | None:
     return run if run.status == "finished" else None
 
 
+def in_cohort(directory: Path) -> bool:
+    """Whether a run was begun in ``directory`` in a cohort. Errors: UserError if it is damaged."""
+    begun = (directory / ledger.MANIFEST).exists()
+    return begun and bool(ledger.load_manifest(directory)[0].get("cohort"))
+
+
 def load(
     path: str | Path,
     *,
@@ -176,7 +182,7 @@ def _open(directory: Path, facts: Mapping[str, Any], begun: bool, restart: bool)
 
 def _computed_alike(directory: Path, facts: Mapping[str, Any]) -> bool:
     """Whether the run in ``directory`` was begun as it is to go on now, in a cohort or alone; else it is said."""
-    before = bool(ledger.load_manifest(directory)[0].get("cohort"))
+    before = in_cohort(directory)
     if before != facts["cohort"]:
         how = "in a cohort" if before else "alone"
         LOGGER.warning("%s was begun %s, where results differ in their last digits, so it starts over", directory, how)

@@ -102,7 +102,6 @@ class SGDLearner:
             self.head.begin()
             self.network.begin(self.lap)
             self.grow(experience)
-            self.places = Places(self.network)
             with self._guard():
                 for s in self.strategies.values():
                     s.begin(self.view, experience)

@@ -30,7 +30,7 @@ class ApartError(Exception):
 
 
 class DifferError(ApartError):
-    """The values of some runs have another structure than those of others: smaller groups may work."""
+    """The values of some runs have another structure than those of others, at this step."""
 
 
 class NeedsError(Exception):

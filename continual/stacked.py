@@ -160,7 +160,8 @@ def _losses(group: Sequence[Mixed], params: Weights, buffers: Weights, lift: Lif
     """``continual.step.losses`` for all of them under one ``vmap``, gradients flowing to ``params``."""
     learners = [one.member.learner for one in group]
     first, seen = learners[0], [one.seen for one in group]
-    acting = {*first.seams.mask, *first.seams.rows, *first.seams.penalty} - {*first.seams.pull}  # see Stack.step
+    derived = {*first.seams.penalty} - {*first.seams.pull}
+    acting = {*first.seams.mask, *first.seams.rows, *derived}
     weights = {name: lift.put(p) for name, p in params.items()}
     beside = {name: lift.put(b) for name, b in buffers.items()}
     columns = {

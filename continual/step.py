@@ -59,8 +59,7 @@ def update(
     check: bool = True,
 ) -> None:
     """The step on rows that are mixed already: ``batch``, which the network sees as ``seen``."""
-    loss, out = task_loss(view, seams, view.params, seen, mask)
-    penalties = [0.0 if s in seams.pull else s.penalty(view, view.params, seen, out) for s in seams.penalty]
+    loss, penalties, out = losses(view, seams, view.params, seen, mask)
     total = loss
     for penalty in penalties:
         if isinstance(penalty, Tensor) or penalty:
@@ -103,9 +102,12 @@ def remember(view: View, seams: Seams, batch: Batch, out: Output) -> None:
 def losses(
     view: View, seams: Seams, params: Weights, batch: Batch, mask: Mask
 ) -> tuple[Tensor, list[Tensor | float], Output]:
-    """The task loss, each strategy's penalty, and the network's answer; pure in ``params``."""
+    """The task loss, each strategy's penalty, and the network's answer; pure in ``params``.
+
+    The penalty of a strategy that pulls is 0 here: its gradient is added after the backward pass.
+    """
     loss, out = task_loss(view, seams, params, batch, mask)
-    return loss, [s.penalty(view, params, batch, out) for s in seams.penalty], out
+    return loss, [0.0 if s in seams.pull else s.penalty(view, params, batch, out) for s in seams.penalty], out
 
 
 def task_loss(view: View, seams: Seams, params: Weights, batch: Batch, mask: Mask) -> tuple[Tensor, Output]:

@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import wrap
@@ -179,12 +179,17 @@ def _steps(part: Mapping[str, Any]) -> list[str]:
         ),
         "",
     ]
+    for name, batch, own in _by_size(figures):
+        goals = STEP_GOALS if batch == 10 else {}
+        lines += _table(f"{name}, batch size {batch}", "µs of a step", own, BARE_GOALS.get(batch), goals)
+    return [*lines, *_ends(figures), *_runs(part)]
+
+
+def _by_size(figures: list[Any]) -> Iterator[tuple[str, int, list[Any]]]:
+    """(model in words, batch size, figures) of each model and batch size."""
     for model, name in MODELS.items():
         for batch in sorted({f["batch"] for f in figures if f["model"] == model}):
-            own = [f for f in figures if f["model"] == model and f["batch"] == batch]
-            goals = STEP_GOALS if batch == 10 else {}
-            lines += _table(f"{name}, batch size {batch}", "µs of a step", own, BARE_GOALS.get(batch), goals)
-    return [*lines, *_ends(figures), *_runs(part)]
+            yield name, batch, [f for f in figures if f["model"] == model and f["batch"] == batch]
 
 
 def _table(title: str, unit: str, figures: list[Any], bare: float | None, theirs: Mapping[str, float]) -> list[str]:
@@ -264,10 +269,8 @@ def _online(part: Mapping[str, Any]) -> list[str]:
         ),
         "",
     ]
-    for model, name in MODELS.items():
-        for batch in sorted({f["batch"] for f in figures if f["model"] == model}):
-            own = [f for f in figures if f["model"] == model and f["batch"] == batch]
-            lines += _table(f"{name}, arrivals of {batch} rows", "µs of an arrival", own, None, ONLINE_GOALS)
+    for name, batch, own in _by_size(figures):
+        lines += _table(f"{name}, arrivals of {batch} rows", "µs of an arrival", own, None, ONLINE_GOALS)
     return [*lines, *_runs(part)]
 
 

@@ -346,6 +346,17 @@ def test_a_weight_without_a_gradient_is_left_alone(table: Any, strategies: Calla
     unequal(table, lambda: SGDLearner(Spare, decaying, strategies(), spec=Spec((2,), 3)))
 
 
+class Halved(EWC):
+    """Acts on the loss of each row, and adds a gradient that it knows."""
+
+    def rows(self, view: View, batch: Batch, out: Any, rows: torch.Tensor) -> torch.Tensor:
+        return rows / 2
+
+
+def test_a_strategy_that_pulls_goes_on_acting_at_its_other_seams(table: Any) -> None:
+    unequal(table, lambda: SGDLearner(linear, partial(torch.optim.SGD, lr=0.1), {"h": Halved()}, spec=Spec((2,), 3)))
+
+
 def test_what_breaks_the_backward_pass_ends_each_run_by_itself() -> None:
     class Cut(Strategy):
         def rows(self, view: View, batch: Batch, out: Any, rows: torch.Tensor) -> torch.Tensor:

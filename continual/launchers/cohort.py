@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from continual.cohort import CannotJoinError, Cohort
 from continual.config import INDECISIVE, Config
 from continual.errors import Terminated, UserError
-from continual.experiment import Progress
-from continual.ledger import MANIFEST, load_manifest
+from continual.experiment import Progress, in_cohort
 from continual.stopping import gently
 from continual.sweep import Outcome, attempt
 
@@ -54,7 +53,7 @@ class Cohorts:
 
 def together(jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None, list["Job"]]:
     """How each job goes, as they end; return those that cannot be trained together, which have not begun."""
-    apart: dict[str, list[Job]] = defaultdict(list)
+    apart: dict[int, str] = {}  # place of a job that cannot, and why
     progress = watch.begin(jobs[0].config)  # all of them get on alike
     grace = max(float(job.config.resolved["snapshot"]["grace"]) for job in jobs)
     with gently(grace) as stop:
@@ -64,7 +63,7 @@ def together(jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None
             if isinstance(end, BaseException):
                 stopped = end
             elif isinstance(end.error, CannotJoinError):
-                apart[str(end.error)].append(jobs[place])
+                apart[place] = str(end.error)
             else:
                 yield end
     if stopped is not None:
@@ -72,9 +71,9 @@ def together(jobs: Sequence["Job"], watch: "Watcher") -> Generator[Outcome, None
     if cohort.differ and not cohort.apart:
         steps = cohort.alone + cohort.together
         LOGGER.warning("%d of %d steps were made one by one: %s", cohort.alone, steps, cohort.differ)
-    for reason, those in apart.items():
-        LOGGER.warning("%d of %d runs are run one after the other: %s", len(those), len(jobs), reason)
-    return [job for job in jobs for those in apart.values() if job in those]
+    for reason, n in Counter(apart.values()).items():
+        LOGGER.warning("%d of %d runs are run one after the other: %s", n, len(jobs), reason)
+    return [jobs[place] for place in sorted(apart)]
 
 
 def alike(jobs: Sequence["Job"], size: int) -> list[list["Job"]]:
@@ -100,9 +99,8 @@ def _key(config: Config, without_numbers: bool) -> str:
 
 def _was_in_cohort(job: "Job") -> bool:
     """Whether what was begun there goes on in a cohort only."""
-    directory = job.config.directory
-    with suppress(UserError):
-        return bool((directory / MANIFEST).exists() and load_manifest(directory)[0].get("cohort"))
+    with suppress(UserError):  # what is damaged is told by the run that would continue it
+        return in_cohort(job.config.directory)
     return False
 
 
