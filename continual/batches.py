@@ -25,7 +25,8 @@ class TensorRows:
 
     def take(self, indices: Tensor) -> Batch:
         n = len(indices)
-        return Batch(self.x[indices], self.y[indices], torch.full((n,), 1 / max(n, 1)), n, {"id": indices})
+        weight = torch.full((n,), 1 / max(n, 1), dtype=torch.promote_types(self.x.dtype, torch.float32))
+        return Batch(self.x[indices], self.y[indices], weight, n, {"id": indices})
 
     def fetch(self, ids: Tensor) -> Tensor:
         return self.x[ids]

@@ -223,11 +223,11 @@ def test_mir_is_equal(table: Any) -> None:
 
 def test_gdumb_is_equal(table: Any) -> None:
     """From the same initial weights after each experience, on all that is kept: here all rows, in one batch."""
-    spec, sgd = replace(SPEC, dtype=torch.float32, smallest=None), partial(torch.optim.SGD, lr=LR)
+    spec, sgd = replace(SPEC, smallest=None), partial(torch.optim.SGD, lr=LR)
     run: Any = {"spec": spec, "batch_size": 100, "epochs": 5, "seed": 1}
-    pair = Pair(None, THEIRS.Naive, table, dtype=torch.float32, model=small)
-    pair.ours = GDumb(partial(ClassBalanced, 100), small, sgd, **run)
-    pair.theirs = AvalancheLearner(partial(THEIRS.GDumb, criterion=CRITERION, mem_size=100), small, sgd, **run)
+    pair = Pair(None, THEIRS.Naive, table, model=double)
+    pair.ours = GDumb(partial(ClassBalanced, 100), double, sgd, **run)
+    pair.theirs = AvalancheLearner(partial(THEIRS.GDumb, criterion=CRITERION, mem_size=100), double, sgd, **run)
     start = {name: w.clone() for name, w in pair.ours.network.state_dict().items()}
     for experience in pair.experiences:
         assert sum(pair.ours.learn(experience)) == sum(pair.theirs.learn(experience)) == ROWS
