@@ -133,17 +133,24 @@ BATCH_LWF = (
     "square here), {}."
 )
 LWF = ("strategy=lwf", "strategy.lwf.temperature=2", "strategy.lwf.strength=0.25")
-PERMUTATIONS = 100
 PLASTICITY = (
-    "The same 10,000 MNIST images under one permutation of the pixels after another, 16 images an update, each once "
-    "and predicted before it is learned, boundaries hidden; MLP 784-100-100-10, {}, inputs in [0, 1]; change of the "
-    "online accuracy, in points: mean over the last tenth of the permutations minus mean over the first tenth. "
+    "The same 10,000 MNIST images under 500 permutations of the pixels one after the other, 16 images an update, each "
+    "once and predicted before it is learned, boundaries hidden; MLP 784-100-100-10, {}, inputs in [0, 1]; change of "
+    "the online accuracy, in points: mean over the last tenth of the permutations minus mean over the first tenth. "
 )
-OPTIMIZERS = {"adam": ("Adam lr 1e-3", ()), "sgd": ("SGD lr 0.01", ("optimizer=sgd", "optimizer.lr=0.01"))}
+OPTIMIZERS = {
+    "adam": ("Adam lr 1e-3", ()),
+    "adam_1e-4": ("Adam lr 1e-4", ("optimizer.lr=0.0001",)),
+    "sgd": ("SGD lr 0.01", ("optimizer=sgd", "optimizer.lr=0.01")),
+    "sgd_1e-3": ("SGD lr 1e-3", ("optimizer=sgd", "optimizer.lr=0.001")),
+}
 HELD = -1.0
 SHAPE = (
     "Said before any run: it falls if the whole interval is below 0, it holds if the whole interval is at or above "
-    f"{HELD:g}. Learning rates, strength and replacement rate are those that the authors chose in their sweep."
+    f"{HELD:g}. Strength and replacement rate are those that the authors chose in their sweep, as are Adam's 1e-3 and "
+    "SGD's 0.01; a tenth of either is the protocol's other rate. Of the first 100 permutations alone, seen before: "
+    "backpropagation -4.4 with Adam 1e-3 and +8.1 with SGD 0.01, L2 +0.8 and +7.8, continual backpropagation +0.3 and "
+    "+5.9 (n = 3 each)."
 )
 PUBLISHED = "van de Ven et al. 2022, mean ± standard error, n = 20"
 RECALLED = "van de Ven et al. 2022, from memory: a band, not a gate"
@@ -196,22 +203,19 @@ def batch_rows(
     )
 
 
-def plasticity_rows(
-    name: str, claim: str, overrides: tuple[str, ...], rule: str, tried: Mapping[str, str] | None = None
-) -> tuple[Row, ...]:
-    """Rows of ``permuted_mnist_plasticity`` of one strategy, with Adam and with SGD."""
+def plasticity_rows(name: str, claim: str, overrides: tuple[str, ...], rule: str) -> tuple[Row, ...]:
+    """Rows of ``permuted_mnist_plasticity`` of one strategy, one for each of OPTIMIZERS."""
     return tuple(
         Row(
             f"plasticity_{name}_{optimizer}",
             PLASTICITY.format(spelled) + claim,
-            ("experiment=permuted_mnist_plasticity", *chosen, f"scenario.n_tasks={PERMUTATIONS}", *overrides),
+            ("experiment=permuted_mnist_plasticity", *chosen, *overrides),
             "online_accuracy_change",
             HELD if rule == "holds" else 0.0,
             "Kumar et al. 2023: a shape, no figure",
             seeds=3,
             rule=rule,
-            notes=f"Shortened: the protocol has 500 permutations, this is the first {PERMUTATIONS}. {SHAPE}"
-            + (tried or {}).get(optimizer, ""),
+            notes=SHAPE,
         )
         for optimizer, (spelled, chosen) in OPTIMIZERS.items()
     )
@@ -439,10 +443,6 @@ ROWS = (
         "Backpropagation alone: it falls.",
         (),
         "falls",
-        {
-            "sgd": " All 500 permutations, seed 0 alone (scenario.n_tasks=500): it falls, by 2.44; means over tenths "
-            "of them: 80.0, 82.7, 82.5, 81.4, 80.7, 79.8, 79.0, 78.7, 78.7, 77.6. So the first 100 are its rise."
-        },
     ),
     *plasticity_rows(
         "l2_init",

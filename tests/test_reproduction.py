@@ -147,7 +147,13 @@ def test_rows_of_split_mnist_batch_keep_the_switches_of_the_protocol(composed: d
     strengths = {"ewc": (1e9, 1e10, 1e5), "si": (5e3, 5e4, 10.0)}
     for name, config in rows.items():
         strategy, kind = config["strategy"], config["scenario"]["kind"]
-        assert config["optimizer"] == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3, "weight_decay": 0}
+        assert config["optimizer"] == {
+            "_target_": "torch.optim.Adam",
+            "_partial_": True,
+            "lr": 1e-3,
+            "weight_decay": 0,
+            "fused": True,
+        }
         assert config["model"]["hidden"] == [400, 400]
         assert config["scenario"]["shuffle_classes"]
         updates = config["train"]["iterations"] * config["scenario"]["n_tasks"]
