@@ -399,6 +399,7 @@ def test_the_page_is_what_the_result_files_say(script: ModuleType) -> None:
         for key in ("difference", "interval", "p_value", "equivalent", "n"):
             assert again[key] == facts[key]
         assert facts["n"] >= 10
+        assert facts["dirty"] is False, f"{facts['row']}: run it from a checkout without changes"
         assert ("equivalent" if facts["equivalent"] else "not shown") in next(
             line for line in script.render(results).splitlines() if line.startswith(f"| [{facts['row']}]")
         )
