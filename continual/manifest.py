@@ -63,9 +63,9 @@ def manifest(
     Returns:
         ``format``, ``created`` (UTC, ISO 8601), ``config``, ``resolved``, ``seed``, ``threads``, ``device``,
         ``data_digest``, ``command``, ``versions`` (None where a package is not installed), ``python``,
-        ``platform``, ``commit`` and ``dirty`` (see :func:`commit`). Secrets are redacted, see :func:`redact`.
+        ``platform``, ``commit`` and ``dirty`` (see :func:`origin`). Secrets are redacted, see :func:`redact`.
     """
-    sha, dirty = commit(Path.cwd())
+    sha, dirty = origin()
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -142,15 +142,31 @@ def version(package: str) -> str | None:
         return None
 
 
-def commit(directory: Path) -> tuple[str | None, bool | None]:
-    """The git commit checked out around ``directory`` and whether its tracked files were changed since.
+def origin() -> tuple[str | None, bool | None]:
+    """Where the code comes from, as :func:`commit` says it.
 
-    (None, None) outside a repository, before its first commit, or without git. Untracked files are not looked at.
+    The repository around the working directory, which holds a user's own code; where there is none, the one that this
+    package is run from. (None, None) if it is installed, and used outside a repository.
+    """
+    found = commit(Path.cwd())
+    own = Path(__file__).parent
+    if found[0] is None and _git(own, "ls-files", "--error-unmatch", Path(__file__).name) is not None:
+        return commit(own)
+    return found
+
+
+def commit(directory: Path, untracked: bool = False, without: str | None = None) -> tuple[str | None, bool | None]:
+    """The git commit checked out around ``directory`` and whether its files were changed since.
+
+    (None, None) outside a repository, before its first commit, or without git. Files that are not tracked count only if
+    ``untracked``, and those in the folder ``without``, named from the root of the repository, never do.
     """
     sha = _git(directory, "rev-parse", "--verify", "HEAD")
     if sha is None:
         return None, None
-    changes = _git(directory, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    files = f"--untracked-files={'normal' if untracked else 'no'}"
+    paths = () if without is None else ("--", ":/", f":(top,exclude){without}")
+    changes = _git(directory, "--no-optional-locks", "status", "--porcelain", files, *paths)
     return sha, None if changes is None else bool(changes)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from continual.manifest import commit, is_secret, manifest, redact, redact_command, redact_text, version
+from continual.manifest import commit, is_secret, manifest, origin, redact, redact_command, redact_text, version
 
 SECRET = "hunter2"
 
@@ -170,6 +170,25 @@ def test_the_commit_and_whether_tracked_files_changed(tmp_path: Path, monkeypatc
     (tmp_path / "file").write_text("2")
     monkeypatch.chdir(tmp_path)
     assert (describe()["commit"], describe()["dirty"]) == (git("rev-parse", "HEAD"), True)
+    assert commit(tmp_path, without="docs")[1]
+    git("commit", "-a", "-m", "two")
+    assert [commit(tmp_path, untracked=some)[1] for some in (False, True)] == [False, True]
+    git("add", "untracked")
+    git("commit", "-m", "three")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "result").touch()
+    assert [commit(tmp_path, untracked=True, without=some)[1] for some in (None, "docs")] == [True, False]
+
+
+def test_outside_a_repository_the_code_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    here = commit(Path(__file__).parent)
+    assert origin() == (describe()["commit"], describe()["dirty"]) == here
+    monkeypatch.setattr("continual.manifest.__file__", str(tmp_path / "site-packages" / "manifest.py"))
+    assert origin() == (None, None)
+    monkeypatch.setattr("continual.manifest.__file__", str(Path(__file__).parent / "not_tracked.py"))
+    assert origin() == (None, None), "an environment within a repository is not that repository's code"
 
 
 LONG = """

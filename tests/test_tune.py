@@ -12,6 +12,7 @@ import yaml
 
 from continual import config as configs
 from continual.errors import UserError
+from continual.manifest import commit
 from continual.overrides import parse
 from continual.tuning.holdout import Holdout
 from continual.tuning.space import Axis, axis, texts, usual
@@ -258,6 +259,7 @@ def test_the_experiment_is_what_was_tried(cli, tmp_path, monkeypatch):
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert comments[0] == "# @package _global_"
     assert "3 trials on the first 2 tasks; 0.1 of their training rows held out; seeds 0" in comments[2]
+    assert [told["commit"], told["dirty"]] == list(commit(Path(__file__).parent)), "the folder is no repository"
 
 
 def test_an_experiment_may_be_built_on(cli, tmp_path, monkeypatch):

@@ -117,12 +117,12 @@ def _report(outcomes: Sequence["Outcome"], quiet: bool) -> None:
 
 
 def _stale(outcomes: Sequence["Outcome"]) -> str:
-    """What to say of runs that finished before, at another commit of the code around the working directory."""
+    """What to say of runs that finished before, at another commit of the code."""
     from continual.ledger import MANIFEST
-    from continual.manifest import commit
+    from continual.manifest import origin
 
     known = [outcome.run.path for outcome in outcomes if outcome.run is not None and not outcome.run.ran]
-    now = commit(Path.cwd())[0] if known else None
+    now = origin()[0] if known else None
     stale = [path for path in known if json.loads((path / MANIFEST).read_text())["commit"] != now]
     return f"; {len(stale)} at another commit than now, run again by --restart" if stale else ""
 

@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from continual.choices import groups
 from continual.files import write_atomic
-from continual.manifest import PACKAGES, commit, redact_command, version
+from continual.manifest import PACKAGES, origin, redact_command, version
 from continual.overrides import parse
 from continual.tuning.space import at, texts
 from continual.tuning.study import Plan, Study
@@ -34,7 +34,7 @@ def write(study: Study, plan: Plan, folder: Path, command: Sequence[str], config
 def provenance(study: Study, plan: Plan, command: Sequence[str]) -> dict[str, Any]:
     """How the values were found."""
     assert study.best is not None
-    sha, dirty = commit(Path.cwd())
+    sha, dirty = origin()
     return {
         "name": study.config.name,
         "scenario": study.config.scenario,
