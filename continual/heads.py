@@ -14,6 +14,7 @@ from torch import Tensor
 
 from continual.errors import UserError
 from continual.models.growing import GrowingHead
+from continual.refusals import check_boundaries
 from continual.step import MASKED
 from continual.types import Batch, Spec
 
@@ -24,7 +25,7 @@ class Head:
     """The label mask of a learner.
 
     ``all``: every class of the spec. ``seen``: classes that have arrived. ``current``: arrived rows
-    compete among the classes of their experience, replayed rows among all seen. ``per_task``: rows
+    compete among the classes of their experience, a whole task, replayed rows among all seen. ``per_task``: rows
     compete among the classes that share a task with their own; prediction needs the task label.
     ``growing``: as ``seen``, and only these classes have parameters. ``multi_head``: as ``per_task``,
     and each task has parameters of its own, also for labels that it shares with others; such a stream
@@ -45,6 +46,8 @@ class Head:
                 f"train.head={kind} asks for task labels, and this stream hides them; "
                 "use train.head=seen, or a task-incremental stream (scenario.kind=task)"
             )
+        if kind == "current":
+            check_boundaries("train.head=current", spec, "train.head=seen")
         self.kind, self.growing = kind, growing
         self.seen = torch.zeros(spec.n_classes, dtype=torch.bool, device=device)
         self.current = torch.zeros_like(self.seen)

@@ -142,6 +142,13 @@ def placed(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor if tensor.device == device else tensor.to(device, non_blocking=device.type != "cpu")
 
 
+def one_each(capacity: int, n_classes: int) -> int:
+    """``capacity``; UserError if it is below one row for each class."""
+    if capacity < n_classes:
+        raise UserError(f"capacity of {capacity} rows must be at least 1 row for each of {n_classes} classes")
+    return capacity
+
+
 class Reservoir(Memory):
     """A uniform sample of everything ever added: a row is present with probability min(1, capacity / n).
 
@@ -160,13 +167,16 @@ class Reservoir(Memory):
 
 
 class ClassBalanced(Memory):
-    """As equal a share for every class as the stream allows, uniform within a class.
+    """As equal a share for every class as the stream allows, uniform within a class; at least one row for each class.
 
     When full, a row of a class that never was the largest replaces a random row of the largest class;
     a row of a class that once was replaces one of its own with probability m / n (m stored, n seen).
     Chrysakis & Moens 2020, "Online Continual Learning from Imbalanced Data",
     http://proceedings.mlr.press/v119/chrysakis20a.html
     """
+
+    def fit(self, capacity: int, n_classes: int) -> int:
+        return one_each(capacity, n_classes)
 
     def prepare(self, n_classes: int) -> None:
         self.class_seen = torch.zeros(n_classes, dtype=torch.int64)
@@ -238,9 +248,7 @@ class Ring(Memory):
     """
 
     def fit(self, capacity: int, n_classes: int) -> int:
-        if capacity < n_classes:
-            raise UserError(f"capacity of {capacity} rows must be at least 1 row for each of {n_classes} classes")
-        return capacity - capacity % n_classes
+        return one_each(capacity, n_classes) - capacity % n_classes
 
     def prepare(self, n_classes: int) -> None:
         self.share = self.capacity // n_classes

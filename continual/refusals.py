@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import combinations
 
 from continual.errors import UserError
-from continual.memory import Memory
+from continual.memory import Memory, one_each
 from continual.strategy import Strategy
 from continual.types import Spec
 
@@ -38,9 +38,16 @@ def at_least_0(strategy: Strategy, **values: float | None) -> None:
 
 def check_each_class(key: str, memory: Memory, spec: Spec) -> None:
     """Refuse a memory, set at ``key``, without a row for each class where each has to have one."""
-    if memory.capacity < spec.n_classes:
+    with settings_of(key):
+        one_each(memory.capacity, spec.n_classes)
+
+
+def check_boundaries(setting: str, spec: Spec, instead: str) -> None:
+    """Refuse a ``setting``, ``key=value``, that acts at the ends of tasks, on a stream that hides these."""
+    if not spec.boundaries:
         raise UserError(
-            f"{key}.capacity={memory.capacity} rows must be at least 1 row for each of {spec.n_classes} classes"
+            f"{setting} needs task boundaries, and this stream hides them; use {instead}, or let tasks arrive whole "
+            "(scenario.arrival_rows=null)"
         )
 
 

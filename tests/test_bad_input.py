@@ -74,6 +74,19 @@ CONFIG = {
     "learner=buffer_knn learner.memory.store=ids": "learner.memory.store='ids' is unknown",
     "strategy=er strategy.er.memory.capacity=7 strategy.er.memory.unit=bytes": "at least one row's 40 bytes",
     "scenario.arrival_rows=5 strategy=ewc": "strategy 'ewc' needs task boundaries",
+    "scenario.arrival_rows=5 strategy=agem": (
+        "strategy.agem.remember=end needs task boundaries, and this stream hides them; use strategy.agem.remember=step,"
+    ),
+    "scenario.arrival_rows=5 strategy=der strategy.der.remember=end": "strategy.der.remember=end needs task boundaries",
+    "scenario.arrival_rows=5 train.head=current": (
+        "train.head=current needs task boundaries, and this stream hides them; use train.head=seen"
+    ),
+    "strategy=er memory@strategy.er.memory=class_balanced strategy.er.memory.capacity=3": (
+        "strategy.er.memory.capacity of 3 rows must be at least 1 row for each of 4 classes"
+    ),
+    "learner=buffer_knn learner.memory.capacity=3": (
+        "learner.memory.capacity of 3 rows must be at least 1 row for each of 4 classes"
+    ),
     # data that is not there
     "scenario/source=mnist scenario.source.root=/nowhere": "no /nowhere/MNIST/raw.*set scenario.source.root.*fetch it",
     "scenario/source=npz": "scenario.source.path has no default; set it",
@@ -262,7 +275,7 @@ def test_torch_and_torchvision_that_do_not_match(cli, tmp_path, monkeypatch):
 )
 def test_a_memory_without_a_row_for_each_class_is_refused(overrides: tuple[str, ...], key: str) -> None:
     config = configs.compose("track=none", *overrides)
-    with pytest.raises(UserError, match=rf"{key}.capacity=9 rows must be at least 1 row for each of 10 classes"):
+    with pytest.raises(UserError, match=rf"{key}.capacity of 9 rows must be at least 1 row for each of 10 classes"):
         configs.build_learner(config, configs.build_stream(config).spec)
 
 

@@ -21,7 +21,7 @@ from continual.probe import Probe
 from continual.types import Spec
 
 NAMES = [choice.name for choice in choices("memory")]
-LEAST = {"ring": 5, "herding": 5}  # rows: one for each class; for the other policies one is enough
+LEAST = {"ring": 5, "herding": 5, "class_balanced": 5}  # rows: one for each class; for the other policies one is enough
 
 arriving = st.lists(st.lists(st.integers(0, 4), max_size=12), max_size=8)
 """Labels of each batch."""
@@ -67,7 +67,7 @@ def test_shares_of_a_class_balanced_memory_are_equal() -> None:
 
 
 def test_within_a_class_a_balanced_memory_is_a_uniform_sample() -> None:
-    includes_uniformly(ClassBalanced, trials=300)  # one class only: as a reservoir
+    includes_uniformly(ClassBalanced, capacity=5, trials=300)  # one class only: as a reservoir
 
 
 def held(memory: Memory) -> list[int]:
@@ -100,8 +100,8 @@ def test_a_ring_holds_the_last_rows_of_each_class() -> None:
     shares_equally(partial(Ring), capacity=15)
 
 
-@pytest.mark.parametrize("kind", [Ring, Herding])
-def test_a_ring_needs_a_row_for_each_class(kind: Callable[..., Memory]) -> None:
+@pytest.mark.parametrize("kind", [Ring, Herding, ClassBalanced])
+def test_a_memory_with_a_share_for_each_class_needs_a_row_for_each(kind: Callable[..., Memory]) -> None:
     with pytest.raises(UserError, match="capacity of 4 rows must be at least 1 row for each of 5 classes"):
         open_memory(kind, capacity=4)
     assert open_memory(kind, capacity=5 * ROW_BYTES, unit="bytes").capacity >= 5

@@ -590,10 +590,13 @@ def test_wrong_values_are_refused(make: Callable[[], Strategy], message: str) ->
 
 
 @pytest.mark.parametrize(("strategy", "message"), [
-    (lambda: ER(partial(Reservoir, 4), weighting="tasks"), r"er.weighting=tasks counts tasks, and this stream hides"),
+    (lambda: ER(partial(Reservoir, 4), weighting="tasks"), r"er.weighting=tasks needs task boundaries"),
     (lambda: ER(partial(Reservoir, 4), exclude_current=True), r"exclude_current=true needs task boundaries"),
     (lambda: ER(partial(Herding, 4)), r"strategy.er.remember=end"),
-    (lambda: ER(partial(Herding, 4), remember="end"), r"this model tells none"),
+    (lambda: ER(partial(Reservoir, 4), remember="end"), r"er.remember=end needs .* use strategy.er.remember=step"),
+    (lambda: AGEM(partial(Reservoir, 4)), r"agem.remember=end needs .* use strategy.agem.remember=step"),
+    (lambda: DER(partial(Reservoir, 4), remember="end"), r"der.remember=end needs task boundaries"),
+    (lambda: ER(partial(ClassBalanced, 2)), r"er.memory.capacity of 2 rows must be at least 1 row for each of 3"),
     (lambda: ER(partial(Ring, 2)), r"at least 1 row for each of 3 classes"),
     (lambda: MIR(partial(Reservoir, 4), exclude_current=True), r"mir.exclude_current=true needs task boundaries"),
     (lambda: GEM(partial(Ring, 9)), r"strategy 's' needs task boundaries"),
@@ -605,6 +608,11 @@ def test_what_cannot_work_on_a_stream_is_refused_at_the_start(
 ) -> None:
     with pytest.raises(UserError, match=message):
         learner(strategy(), spec=ONLINE)
+
+
+def test_herding_needs_a_model_that_tells_features(learner: Any) -> None:
+    with pytest.raises(UserError, match="this model tells none"):
+        learner(ER(partial(Herding, 4), remember="end"))
 
 
 def test_gem_needs_a_row_for_each_experience_and_to_know_how_many_there_are(learner: Any) -> None:

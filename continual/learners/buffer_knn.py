@@ -19,8 +19,8 @@ from continual.devices import usable
 from continual.errors import UserError
 from continual.heads import Head
 from continual.learners.features import Frozen, Model
-from continual.memory import Memory
-from continual.refusals import settings_of
+from continual.memory import FIFO, Memory
+from continual.refusals import check_each_class, settings_of
 from continual.seeding import derive
 from continual.state import nbytes
 from continual.types import Cost, Experience, Spec
@@ -33,7 +33,7 @@ class BufferKNN:
     """Remember rows; answer by their labels. It charges one forward-equivalent per row that a backbone reads.
 
     Args:
-        memory: partial of a ``continual.memory.Memory`` that stores rows.
+        memory: partial of a ``continual.memory.Memory`` that stores rows, at least 1 for each class unless it is FIFO.
         spec: the stream's spec.
         k: neighbours that vote, >= 1; all rows while there are fewer. Equal votes: the lower class.
         backbone: see ``learners.features.Frozen``; None for the inputs.
@@ -67,6 +67,8 @@ class BufferKNN:
         stored = replace(spec, in_shape=(self.features.width,), dtype=torch.float32) if self.encodes else spec
         with settings_of("learner.memory"):
             self.memory = memory(spec=stored, seed=derive(seed, "buffer_knn", "memory"), device=self.device)
+        if not isinstance(self.memory, FIFO):  # which is for the classes of late, not for all at once
+            check_each_class("learner.memory", self.memory, spec)
         if "x" not in self.memory.columns:
             raise UserError("learner.memory.store=indices: an answer cannot fetch rows from the stream; store rows")
         self.updates, self.spent = 0, 0.0

@@ -15,7 +15,7 @@ from torch import Tensor
 from continual.batches import extend
 from continual.errors import UserError
 from continual.memory import Memory
-from continual.refusals import at_least_0, name_of
+from continual.refusals import at_least_0, check_boundaries, name_of
 from continual.strategies.replay import Replay
 from continual.strategy import View
 from continual.types import Batch
@@ -51,11 +51,9 @@ class ER(Replay):
         self.strength, self.by_tasks = strength, weighting == "tasks" and strength is None
 
     def start(self, view: View) -> None:
-        if self.by_tasks and not view.spec.boundaries:
-            raise UserError(
-                f"strategy.{name_of(self)}.weighting=tasks counts tasks, and this stream hides their boundaries; "
-                "use weighting=rows or a strength"
-            )
+        if self.by_tasks:
+            key = f"strategy.{name_of(self)}"
+            check_boundaries(f"{key}.weighting=tasks", view.spec, f"{key}.weighting=rows or a strength")
         super().start(view)
 
     def mix(self, view: View, batch: Batch) -> Batch:

@@ -10,7 +10,7 @@ from continual.batches import batches
 from continual.class_means import features_of
 from continual.errors import UserError
 from continual.memory import Column, Herding, Memory
-from continual.refusals import at_least_0, name_of, settings_of
+from continual.refusals import at_least_0, check_boundaries, name_of, settings_of
 from continual.seeding import derive
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output, Rows, Spec
@@ -26,7 +26,7 @@ class Replay(Strategy):
         n_replay: rows of a draw, >= 0.
         exclude_current: draw no row of the current experience (uses task boundaries).
         remember: ``step`` offers each batch to the memory after its update, once in each pass; ``end`` offers all rows
-            once, in random order, when their experience ends.
+            once, in random order, when their experience ends, which takes real task boundaries.
         seed: of the run.
     """
 
@@ -46,8 +46,12 @@ class Replay(Strategy):
 
     def start(self, view: View) -> None:
         name = name_of(self)
-        if self.exclude_current and not view.spec.boundaries:
-            raise UserError(f"strategy.{name}.exclude_current=true needs task boundaries, and this stream hides them")
+        for setting, asked, instead in (
+            ("exclude_current=true", self.exclude_current, "exclude_current=false"),
+            ("remember=end", self.remember == "end", "remember=step"),
+        ):
+            if asked:
+                check_boundaries(f"strategy.{name}.{setting}", view.spec, f"strategy.{name}.{instead}")
         columns = self.columns(view) | ({"experience": ((), torch.int64)} if self.exclude_current else {})
         seed = derive(self.seed, type(self).__name__, "memory")
         place = view.classes.device
