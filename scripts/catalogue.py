@@ -39,26 +39,28 @@ METRICS = {**PERCENT, **COST}
 PACKAGES = ("continual", "torch", "numpy", "scikit-learn")
 
 
-def run(label: str, stream: Stream, seeds: int, output: Path) -> dict[str, Any]:
-    """One row: every seed, the estimates over them; or why the stream refuses the method."""
+def told(label: str, stream: Stream, seeds: int) -> tuple[str, str, list[str]]:
+    """What a row is, the command that runs it, and its overrides."""
     about, overrides = row(label)
     words = [*stream.overrides, *overrides, *stream.own.get(label, ())]
-    told = {
-        "label": label,
-        "about": about,
-        "command": f"continual run -m {' '.join(map(quoted, words))} 'seed=range({seeds})'",
-    }
+    return about, f"continual run -m {' '.join(map(quoted, words))} 'seed=range({seeds})'", words
+
+
+def run(label: str, stream: Stream, seeds: int, output: Path) -> dict[str, Any]:
+    """One row: every seed, the estimates over them; or why the stream refuses the method."""
+    about, command, words = told(label, stream, seeds)
+    facts = {"label": label, "about": about, "command": command}
     try:
         jobs = configs.expand([*words, f"seed=range({seeds})", f"output={output}"])
         outcomes = [attempt(job) for job in jobs]
     except UserError as error:
-        return told | {"refused": str(error)}
+        return facts | {"refused": str(error)}
     wrong = [str(outcome.error) for outcome in outcomes if outcome.run is None]
     found = [outcome.run.metrics for outcome in outcomes if outcome.run is not None]
     if not found:
-        return told | {"refused": wrong[0]}
+        return facts | {"refused": wrong[0]}
     values = {m: [metrics[m] for metrics in found] for m in METRICS if all(m in metrics for metrics in found)}
-    return told | {
+    return facts | {
         "values": values,
         "estimates": {metric: asdict(interval(of)) for metric, of in values.items()},
         **code_state(PACKAGES),
@@ -98,12 +100,12 @@ def render() -> str:
 
 
 def _table(stream: Stream, rows: Mapping[str, Any]) -> list[str]:
-    told = [found for found in rows.values() if found.get("estimates")]
+    done = [found for found in rows.values() if found.get("estimates")]
     refused: dict[str, list[str]] = {}
     for label, found in rows.items():
         if "refused" in found:
             refused.setdefault(found["refused"], []).append(f"`{label}`")
-    commits = sorted({str(r["commit"])[:12] + (" with changes" if r["dirty"] else "") for r in told})
+    commits = sorted({str(r["commit"])[:12] + (" with changes" if r["dirty"] else "") for r in done})
     titles = [METRICS[metric] for metric in (*stream.shown, *COST)]
     lines = [
         f"## {stream.about}",
@@ -111,16 +113,18 @@ def _table(stream: Stream, rows: Mapping[str, Any]) -> list[str]:
         *([stream.note, ""] if stream.note else []),
         f"| method | what it is | {' | '.join(titles)} | n |",
         f"|---|---|{'---:|' * len(titles)}---:|",
-        *(_line(r, stream) for r in told),
+        *(_line(r, stream) for r in done),
         "",
     ]
-    measured = {r["label"] for r in told if not r.get("failed")}
+    measured = {r["label"] for r in done if not r.get("failed")}
     pairs = [_difference(rows, stream.shown[0], *pair) for pair in PAIRS if set(pair) <= measured]
-    lines += [f"Differences of {METRICS[stream.shown[0]][:-2]} in points, paired over seeds: {'; '.join(pairs)}.", ""]
+    if pairs:
+        name = METRICS[stream.shown[0]].removesuffix(" %")
+        lines += [f"Differences of {name} in points, paired over seeds: {'; '.join(pairs)}.", ""]
     lines += [f"Refused here: {', '.join(labels)}: {why}\n" for why, labels in refused.items()]
-    failed = [f"{r['label']} ({len(r['failed'])}: {r['failed'][0]})" for r in told if r.get("failed")]
+    failed = [f"{r['label']} ({len(r['failed'])}: {r['failed'][0]})" for r in done if r.get("failed")]
     lines += [f"Runs that failed: {'; '.join(failed)}\n"] if failed else []
-    first = told[0]["command"] if told else ""
+    first = done[0]["command"] if done else ""
     return [*lines, f"The first row's command: `{first}`. Commit {', '.join(commits)}.", ""]
 
 
@@ -137,8 +141,8 @@ def _half(estimate: Mapping[str, Any]) -> str:
     return f" ± {100 * max(estimate['high'] - estimate['mean'], estimate['mean'] - estimate['low']):.1f}"
 
 
-def _line(told: Mapping[str, Any], stream: Stream) -> str:
-    estimates = told["estimates"]
+def _line(found: Mapping[str, Any], stream: Stream) -> str:
+    estimates = found["estimates"]
 
     def shown(metric: str) -> str:
         if metric not in estimates:
@@ -148,8 +152,8 @@ def _line(told: Mapping[str, Any], stream: Stream) -> str:
             return f"{100 * mean:.1f}{_half(estimates[metric])}"
         return f"{mean / 1000:.0f}" if metric == "peak_bytes" else f"{mean:.{1 if metric == 'seconds' else 0}f}"
 
-    n = len(next(iter(told["values"].values())))
-    cells = [f"`{told['label']}`", told["about"], *map(shown, (*stream.shown, *COST)), str(n)]
+    n = len(next(iter(found["values"].values())))
+    cells = [f"`{found['label']}`", found["about"], *map(shown, (*stream.shown, *COST)), str(n)]
     return f"| {' | '.join(cells)} |"
 
 
