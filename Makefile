@@ -8,7 +8,7 @@ TRACK := track=wandb track.mode=offline
 .PHONY: run test test-long test-cluster lint benchmark clean
 
 run: $(VENV)/installed
-	$(BIN)/continual run -m experiment=split_digits 'strategy=none,er,er_ace,derpp,[er,ema_teacher],ewc,lwf' 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
+	$(BIN)/continual run -m experiment=split_digits 'strategy=none,ema_teacher,er,er_ace,derpp,[er,ema_teacher],ewc,lwf' 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
 	$(BIN)/continual run -m experiment=split_digits learner=slda,joint,buffer_knn,last_label 'seed=range(5)' output=$(RUNS) $(TRACK) > /dev/null
 	@$(BIN)/continual compare $(RUNS)
 	@echo "The runs lie in $(RUNS); look into one: $(BIN)/continual show $(RUNS)/split-digits/er/seed0-*"
