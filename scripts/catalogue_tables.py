@@ -137,8 +137,8 @@ STREAMS = (
         DRIFTING,
         own=dict.fromkeys(("cumulative", "joint"), ("learner.every=1000",)),
         note="The first 10,000 rows in time order, each predicted, then learned, in updates of one row. Neighbours "
-        "have like labels, so that the last label is the baseline to beat. The bounds train after every 1,000 rows. This "
-        "table needs `elec2/Electricity.arff.xz` in the data folder.",
+        "have like labels, so that the last label is the baseline to beat. The bounds train after every 1,000 rows. "
+        "This table needs `elec2/Electricity.arff.xz` in the data folder.",
         shown=("prequential_accuracy",),
         data="elec2/Electricity.arff.xz",
     ),
