@@ -6,7 +6,9 @@ A gradient step on it moves w_i by lr * c * k_i of its way to the anchor. Beyond
 two it moves away for ever, whatever the rest of the loss says. So a weight's pull is cut to one whole way (max_pull 1),
 and no strength makes it diverge. A weight that is not cut has exactly the published penalty. At the default strengths
 and a learning rate of 0.1 that is every weight for EWC (until the sum over very many experiences grows past 1 / lr),
-the Riemannian walk and the uniform penalties; a few weights of SI (single rows, long training) and MAS reach the bound.
+MAS, the Riemannian walk and the uniform penalties; a few weights of SI reach the bound (single rows, long training).
+The bound keeps a penalty stable, not useful: where most weights are at it, nothing is learned any more. So an
+importance that has no size of its own (MAS, the Riemannian walk) is divided by its largest entry.
 It is that of plain gradient steps; momentum (0.9, Nesterov too) bears it. An adaptive optimizer divides each weight's
 pull by its own size and needs no bound: published strengths of 1e5 and more are for those, with max_pull null.
 """
@@ -43,6 +45,7 @@ class Anchored(Strategy):
         self.importance: Tensors = {}
         self.anchor: Tensors = {}
         self.peak = 0.0  # the largest importance: nothing needs to be cut before it reaches the bound
+        self.unit = 1.0  # the importance that counts 1
 
     def start(self, view: View) -> None:
         self.device = view.classes.device
@@ -70,7 +73,7 @@ class Anchored(Strategy):
 
     def bounds(self, view: View) -> tuple[float, float]:
         """The factor c, and at most what an importance counts; inf where none reaches the bound."""
-        c, lr = self.curvature * self.strength, view.lr()
+        c, lr = self.curvature * self.strength / self.unit, view.lr()
         most = inf if self.max_pull is None or lr <= 0 else self.max_pull / (c * lr)
         return c, most if most < self.peak else inf
 

@@ -76,7 +76,10 @@ class BareEWC(Held):
 
 
 class BareMAS(Held):
-    """At the end of a task the size of the gradient of each row's squared answers, of the classes seen so far."""
+    """At the end of a task the size of the gradient of each row's squared answers, of the classes seen so far.
+
+    The sum of all tasks counts in shares of its largest entry, which is a matter of the strength.
+    """
 
     def start(self) -> None:
         super().start()
@@ -88,6 +91,7 @@ class BareMAS(Held):
 
         self.seen[self.labels[ids]] = 1
         self.hold(added(self.importance, self.mean_over_rows(ids, size, Tensor.abs_)))
+        self.pull = 2 * self.options["strength"] / max(float(k.max()) for k in self.importance)
 
 
 class BareSI(Held):

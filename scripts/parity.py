@@ -140,7 +140,7 @@ ROWS = (
     Row(
         "mas",
         "equal at 1 row a batch, two experiences, all classes seen",
-        ("strategy=mas", "strategy.mas.strength=1.0"),
+        ("strategy=mas", "strategy.mas.strength=1.0", "strategy.mas.normalize=false"),
         (THEIRS + "mas",),
         "Ours is the paper's: each row's own gradient, importances add up. Theirs takes the gradient of a batch's "
         "mean, in train mode, halves old importance with each experience, and counts classes that never arrived.",

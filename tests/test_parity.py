@@ -200,7 +200,7 @@ def test_lwf_is_equal_without_dropout(table: Any) -> None:
 def test_mas_is_equal_at_batches_of_one_row_where_all_classes_have_arrived(table: Any) -> None:
     """Until the second experience ends: then theirs halves the old importance, and ours adds up."""
     theirs = partial(THEIRS.MAS, criterion=CRITERION, lambda_reg=0.02)
-    Pair(MAS(strength=0.02), theirs, table, SAME, batch_size=1).learn(0, 1).agree()
+    Pair(MAS(strength=0.02, normalize=False), theirs, table, SAME, batch_size=1).learn(0, 1).agree()
 
 
 def test_agem_is_equal(table: Any) -> None:
@@ -247,7 +247,7 @@ def differs_from_plain(pair: Pair, *indices: int) -> bool:
     [
         (EWC(strength=0.8), 1),
         (LwF(strength=0.2, temperature=3.0), 4),
-        (MAS(strength=0.02), 1),
+        (MAS(strength=0.02, normalize=False), 1),
         (ER(WHOLE, n_replay=100, remember="end"), 4),
     ],
 )
@@ -317,7 +317,7 @@ def test_their_mas_halves_old_importance_and_ours_adds_up(table: Any) -> None:
     """After two experiences theirs is (a + b) / 2 and ours a + b: at half the strength they are equal."""
     theirs = partial(THEIRS.MAS, criterion=CRITERION, lambda_reg=0.02, alpha=0.5)
     for strength, equal in ((0.02, False), (0.01, True)):
-        pair = Pair(MAS(strength=0.02), theirs, table, SAME, batch_size=1).learn(0, 1)
+        pair = Pair(MAS(strength=0.02, normalize=False), theirs, table, SAME, batch_size=1).learn(0, 1)
         pair.ours.strategies["it"].strength = strength  # type: ignore[attr-defined]
         pair.learn(2)
         assert (pair.apart() < CLOSE) == equal

@@ -355,34 +355,60 @@ def test_switched_off_it_asks_for_no_gradient(make: Callable[..., Anchored]) -> 
 # ---------------------------------------------------------------- memory aware synapses
 
 
-def test_mas_by_hand(three: Model, arrival: Arrival) -> None:
-    """|d (x^2 sum_c w_c^2) / dw_c| = 2 x^2 |w_c|, over the classes that have arrived."""
-    mas = MAS(strength=0.5)
-    sgd = learner(three, {"mas": mas}, batch_size=3)
-    first, second = arrival(0, [0.5, -1.0, 2.0], [0, 1, 0]), arrival(1, [1.0, -3.0, 1.0], [2, 1, 2])
-    learn(sgd, first)
-    w, anchor = weights(sgd), weights(sgd)
-    importance = 2 * (0.25 + 1 + 4) / 3 * w.abs() * numbers(1, 1, 0)
-    close(flat(mas.importance), importance)
-    live = w.clone().requires_grad_()
-    loss = loss_of(live, whole(second)) + 0.5 * (importance * (live - anchor) ** 2).sum()
-    w = w - LR * torch.autograd.grad(loss, live)[0]  # the first step is at the anchor
-    close(weights(learn(sgd, second)), w)
-    importance = importance + 2 * (1 + 9 + 1) / 3 * w.abs()
-    close(flat(mas.importance), importance)
-    live = w.clone().requires_grad_()
-    loss = loss_of(live, whole(first)) + 0.5 * (importance * (live - w) ** 2).sum()
-    close(weights(learn(sgd, Experience(2, first.rows))), w - LR * torch.autograd.grad(loss, live)[0])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_mas_by_hand(three: Model, arrival: Arrival, normalize: bool) -> None:
+    """|d (x^2 sum_c w_c^2) / dw_c| = 2 x^2 |w_c|, over the classes that have arrived; what is kept is the sum."""
+    mas = MAS(strength=0.5, normalize=normalize)
+    sgd = learner(three, {"mas": mas}, batch_size=3, epochs=2)
+    w = anchor = weights(sgd)
+    importance = share = numbers(0, 0, 0)
+    first, second = ([0.5, -1.0, 2.0], [0, 1, 0]), ([1.0, -3.0, 1.0], [2, 1, 2])
+    for index, ((x, y), seen) in enumerate([(first, numbers(1, 1, 0)), (second, 1), (first, 1)]):
+        experience = arrival(index, x, y)
+        for _ in range(2):  # the second step is no longer at the anchor
+            live = w.clone().requires_grad_()
+            loss = loss_of(live, whole(experience)) + 0.5 * (share * (live - anchor) ** 2).sum()
+            w = w - LR * torch.autograd.grad(loss, live)[0]
+        close(weights(learn(sgd, experience)), w)
+        importance = importance + 2 * sum(v * v for v in x) / 3 * w.abs() * seen
+        share, anchor = importance / importance.max() if normalize else importance, w
+        close(flat(mas.importance), importance)
 
 
 def test_the_penalty_of_mas_by_hand(three: Model, arrival: Arrival) -> None:
-    mas = MAS(strength=0.5)
-    sgd = learn(learner(three, {"mas": mas}), arrival(0, [0.5, -1.0], [0, 1]))
-    w, importance = weights(sgd), flat(mas.importance)
-    away = numbers(0.1, -0.2, 5.0)
-    moved = {"model.weight": (w + away)[:, None]}
-    penalty = mas.penalty(sgd.view, moved, whole(arrival(1, [1.0], [0])), Output(w))
-    assert float(penalty) == pytest.approx(float(0.5 * (importance * away**2).sum()), rel=1e-12)
+    only, away = arrival(0, [0.5, -1.0], [0, 1]), numbers(0.1, -0.2, 5.0)
+    for normalize in (True, False):
+        mas = MAS(strength=0.5, normalize=normalize)
+        sgd = learn(learner(three, {"mas": mas}), only)
+        w, importance = weights(sgd), flat(mas.importance)
+        penalty = mas.penalty(sgd.view, {"model.weight": (w + away)[:, None]}, whole(only), Output(w))
+        share = importance / importance.max() if normalize else importance
+        assert float(penalty) == pytest.approx(float(0.5 * (share * away**2).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("strength", [0.5, 30.0])  # 30 is beyond the bound for some weights
+def test_in_shares_of_the_largest_mas_is_as_published_with_another_strength(
+    three: Model, arrival: Arrival, strength: float
+) -> None:
+    importance, anchor = {"model.weight": numbers(4.0, 50.0, 0.3)[:, None]}, {"model.weight": numbers(1, 2, 3)[:, None]}
+    pulls = []
+    for mas in (MAS(strength), MAS(strength / 50.0, normalize=False)):
+        sgd, grads = learner(three, {"mas": mas}), dict[str, Tensor]()
+        mas.hold(importance, anchor)
+        mas.pull(sgd.view, grads)
+        pulls.append(flat(grads))
+    close(pulls[0], pulls[1])
+    k = (2 * strength * numbers(4.0, 50.0, 0.3) / 50).clamp(max=1 / LR)
+    close(pulls[0], k * (numbers(0.3, -0.2, 0.5) - numbers(1, 2, 3)))
+
+
+def test_where_nothing_matters_mas_pulls_nothing(three: Model, arrival: Arrival) -> None:
+    mas = MAS()
+    sgd = learner(three, {"mas": mas})
+    mas.hold({"model.weight": numbers(0, 0, 0)[:, None]}, {"model.weight": numbers(1, 2, 3)[:, None]})
+    grads: dict[str, Tensor] = {}
+    mas.pull(sgd.view, grads)
+    assert flat(grads).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 100])
