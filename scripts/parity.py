@@ -143,7 +143,8 @@ ROWS = (
         ("strategy=mas", "strategy.mas.strength=1.0", "strategy.mas.normalize=false"),
         (THEIRS + "mas",),
         "Ours is the paper's: each row's own gradient, importances add up. Theirs takes the gradient of a batch's "
-        "mean, in train mode, halves old importance with each experience, and counts classes that never arrived.",
+        "mean, in train mode, halves old importance with each experience, and counts classes that never arrived. "
+        "Ours runs with `normalize=false`, as published: by default its importances count as shares of the largest.",
     ),
     Row(
         "agem",
