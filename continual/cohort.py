@@ -173,6 +173,8 @@ def hindrance(learner: Learner, other: SGDLearner | None) -> str | None:
         return "train.channels_last=true is an order in memory that stacked weights have not"
     if learner.network.halves:
         return "train.precision=bf16 rounds so coarsely that it would not learn what it learns alone"
+    if learner.graphs is not None:
+        return "train.cuda_graphs=true records the updates of one run"
     if isinstance(learner.network.model, Staged):
         return "its model has parts of its own for each experience"
     if any(isinstance(part, nn.modules.batchnorm._NormBase) for part in learner.network.modules()):

@@ -29,7 +29,8 @@ NONE_WHEN_EMPTY = ("scheduler", "clip", "augment")
 ALWAYS_READ = frozenset({"scenario", "operator", "learner", "probe", "snapshot", "track"})
 INDECISIVE = frozenset({"track", "snapshot", "device", "output", "name"})
 READING = frozenset({"workers", "cache_mb"})  # of a source: how its rows are read, not which
-LATER = {"precision": "float32", "channels_last": False}  # settings that came later, at what runs had done before
+LATER = {"precision": "float32", "channels_last": False, "cuda_graphs": False}
+"""Settings that came later, at what runs had done before."""
 NAME = re.compile(r"\w[\w.+-]*")
 
 

@@ -35,6 +35,8 @@ class Anchored(Strategy):
     Weights without an importance (those of a head that grew later) are free. With ``strength`` 0 nothing is pulled.
     """
 
+    steady: ClassVar[tuple[str, ...] | None] = ()
+
     curvature: ClassVar[float] = 2.0
     """c per strength: 2 where the source writes strength * sum, 1 where it writes strength / 2 * sum."""
 

@@ -14,6 +14,7 @@ from continual.augment import Augment
 from continual.batches import Schedule, batches
 from continual.devices import usable
 from continual.errors import UserError
+from continual.graphs import Graphs, Recording
 from continual.heads import Head
 from continual.models.growing import grow_head
 from continual.models.network import Network, Places, draws_randomness, least_rows
@@ -47,6 +48,7 @@ class SGDLearner:
         seed: of the run.
         device: where parameters and memories live.
         precision, channels_last: how the network computes, see ``continual.models.network``.
+        cuda_graphs: whether updates are recorded and replayed, see ``continual.graphs``.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class SGDLearner:
         device: str = "cpu",
         precision: str = "float32",
         channels_last: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         check_protocol(spec, batch_size, epochs, iterations)
         check_strategies(spec, strategies)
@@ -83,6 +86,7 @@ class SGDLearner:
         check_features(strategies, n_features)
         self._add_extras(n_features)
         self.optimizer = make_optimizer(optimizer, [p for p in self.network.parameters() if p.requires_grad])
+        self.graphs = self.graphs_on() if cuda_graphs else None
         self.scheduler = _scheduled(scheduler, self.optimizer) if scheduler else None
         self.head = Head(head, spec, self.device, self.growing)
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
@@ -165,6 +169,7 @@ class SGDLearner:
                     augment=self.augment,
                     clip=self.clip,
                     check=check,
+                    graphs=self.graphs,
                 )
         if self.scheduler:
             self.scheduler.step()
@@ -224,6 +229,8 @@ class SGDLearner:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.augment:
             self.augment.load_state_dict(state["augment"])
+        if self.graphs:
+            self.graphs.forget()
         self.noise = state["generator"]
         self.lap, self.updates, self.spent = state["lap"], state["updates"], state["spent"]
 
@@ -278,6 +285,15 @@ class SGDLearner:
 
     def _guard(self) -> AbstractContextManager[None]:
         return nullcontext() if self.noise is None else _Noise(self)
+
+    def graphs_on(self, record: Callable[[], Recording] | None = None) -> Graphs:
+        """What records and replays the updates of this learner; UserError if they cannot be."""
+        if self.noise is not None:
+            raise UserError(
+                "train.cuda_graphs=true cannot record a model that draws random numbers as it trains (dropout); "
+                "leave it out"
+            )
+        return Graphs(self.device, self.optimizer, self.seams, lambda: self.spent, record)
 
     def _open_view(self, n_features: int | None) -> View:
         view = View()

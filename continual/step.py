@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from continual.errors import DivergedError
+from continual.graphs import Graphs
 from continual.strategy import Seams, View, Weights
 from continual.types import Batch, Output
 
@@ -27,14 +28,16 @@ def step(
     augment: Callable[[Batch], Tensor] | None = None,
     clip: Callable[[list[Tensor]], object] | None = None,
     check: bool = True,
+    graphs: Graphs | None = None,
 ) -> None:
     """Update the parameters once on ``arrived``, with each strategy acting at its seams.
 
     Memories see the rows as they arrived; the network sees them augmented. With ``check``, a loss that is not finite
-    stops it (``check_finite``) before anything is changed; reading the loss waits for an accelerator.
+    stops it (``check_finite``) before anything is changed; reading the loss waits for an accelerator. Without, the
+    arithmetic is that of a recording if there are ``graphs``.
     """
     batch, seen = mixed(view, seams, arrived, augment)
-    update(view, seams, batch, seen, optimizer, mask=mask, clip=clip, check=check)
+    update(view, seams, batch, seen, optimizer, mask=mask, clip=clip, check=check, graphs=graphs)
 
 
 def mixed(
@@ -57,15 +60,35 @@ def update(
     mask: Mask,
     clip: Callable[[list[Tensor]], object] | None = None,
     check: bool = True,
+    graphs: Graphs | None = None,
 ) -> None:
     """The step on rows that are mixed already: ``batch``, which the network sees as ``seen``."""
-    loss, penalties, out = losses(view, seams, view.params, seen, mask)
+
+    def compute(rows: Batch) -> Output:
+        return advance(view, seams, rows, optimizer, mask=mask, clip=clip, check=check)
+
+    out = compute(seen) if graphs is None or check else graphs.run(view, seen, compute)
+    remember(view, seams, batch, out)
+
+
+def advance(
+    view: View,
+    seams: Seams,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    *,
+    mask: Mask,
+    clip: Callable[[list[Tensor]], object] | None = None,
+    check: bool = True,
+) -> Output:
+    """The arithmetic of a step: loss, gradients, new parameters. What the network answered on the way."""
+    loss, penalties, out = losses(view, seams, view.params, batch, mask)
     total = loss
     for penalty in penalties:
         if isinstance(penalty, Tensor) or penalty:
             total = total + penalty
     if check:
-        check_finite(view, seams, seen, mask, penalties, total)
+        check_finite(view, seams, batch, mask, penalties, total)
 
     for p in view.params.values():  # as zero_grad does, which tells a profiler of it, too
         p.grad = None
@@ -79,9 +102,9 @@ def update(
     if seams.pull or seams.needs_task_gradient:
         pull(view, seams)
     view.charge(2 * len(batch))
-    direct(view, seams, seen, clip)
+    direct(view, seams, batch, clip)
     optimizer.step()
-    remember(view, seams, batch, out)
+    return out
 
 
 def direct(view: View, seams: Seams, seen: Batch, clip: Callable[[list[Tensor]], object] | None = None) -> None:

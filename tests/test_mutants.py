@@ -137,6 +137,21 @@ class AnswersWithGradient(SGDLearner):
 # --- learn
 
 
+class CountsInItsLoss(Strategy):
+    """Says that its loss is the same computation at each update, and weighs it by a number that grows."""
+
+    steady: ClassVar[tuple[str, ...] | None] = ()
+
+    def __init__(self) -> None:
+        self.updates = 0
+
+    def rows(self, view: View, batch: Batch, out: Output, rows: Tensor) -> Tensor:
+        return rows * (1 + self.updates)
+
+    def after_step(self, view: View, batch: Batch, out: Output) -> None:
+        self.updates += 1
+
+
 class SharesWithOthers(Strategy):
     """Keeps in its class what belongs to a run."""
 
@@ -542,6 +557,12 @@ LEARNERS = [
         learner(SharesWithOthers, model=linear),
         learner(LwF, model=linear),
         SharesWithOthers.__name__,
+    ),
+    Mutant(
+        "replayed_is_computed",
+        learner(CountsInItsLoss, model=linear),
+        learner(LwF, model=linear),
+        CountsInItsLoss.__name__,
     ),
     *of_growth("predict_is_pure", AsksToGrow),
     *of_growth("evaluation_changes_nothing", AsksToGrow),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from continual import snapshot
+from continual.contract.recorded import replayed_is_computed
 from continual.contract.together import a_member_equals_a_run_alone
 from continual.contract.tools import LearnerLaw, MakeLearner, MakeStream, answers, fingerprint, run_through
 from continual.reach import Reach, reach
@@ -112,6 +113,7 @@ NATIVE_LAWS: tuple[LearnerLaw, ...] = (
     bytes_are_declared,
     all_weights_are_trained,
     a_member_equals_a_run_alone,
+    replayed_is_computed,
 )
 """They bind our own learners."""
 

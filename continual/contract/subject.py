@@ -10,6 +10,7 @@ from continual import config as configs
 from continual.config import Config
 from continual.contract.learners import LEARNER_LAWS, generators_differ, it_learns
 from continual.contract.native import NATIVE_LAWS
+from continual.contract.recorded import replayed_is_computed
 from continual.contract.streams import StreamLaw, repeats_identically
 from continual.contract.together import a_member_equals_a_run_alone
 from continual.contract.tools import Brief, LearnerLaw, MakeLearner
@@ -69,7 +70,7 @@ class Subject:
         make_learner = self.make_learner
         if law is it_learns:
             make_learner = self._patient().make_learner
-        elif law is a_member_equals_a_run_alone:
+        elif law in (a_member_equals_a_run_alone, replayed_is_computed):
             make_learner = (self._with_model(STILL) or self).make_learner
         law(make_learner, self.make_fresh_stream if law is generators_differ else self.make_stream)
 

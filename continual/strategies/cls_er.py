@@ -39,6 +39,8 @@ class CLSER(ER):
         stable_decay: of the stable average, as a rule not lower.
     """
 
+    steady: ClassVar[tuple[str, ...] | None] = ()
+
     replaces_answers: ClassVar[bool] = True
 
     def __init__(

@@ -8,6 +8,7 @@ Buzzega et al. 2020, "Dark Experience for General Continual Learning", https://a
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class DERPP(Replay):
             once, when their experience ends, with the logits of then, at a forward pass a row.
         seed: of the run.
     """
+
+    steady: ClassVar[tuple[str, ...] | None] = ("stored",)
 
     def __init__(
         self,

@@ -45,6 +45,8 @@ class DGR(Strategy):
         seed: of the run.
     """
 
+    steady: ClassVar[tuple[str, ...] | None] = ("taught",)
+
     needs_boundaries: ClassVar[bool] = True
 
     def __init__(

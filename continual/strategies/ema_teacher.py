@@ -12,7 +12,7 @@ two noisy views of a row; here it is between logits, as in DER and CLS-ER, and t
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import log_softmax, mse_loss
@@ -31,6 +31,8 @@ class SlowTeacher(Strategy):
     Args:
         decay: in [0, 1]; 0 is the network itself, 1 the plain mean of its weights after every update.
     """
+
+    steady: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(self, decay: float) -> None:
         if not 0 <= decay <= 1:

@@ -7,6 +7,7 @@ Representation Change in Online Continual Learning", https://arxiv.org/abs/2104.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class ERACE(ER):
 
     The arguments are those of ``ER`` without its strength, which is 1. With ``n_replay=0`` only the mask acts.
     """
+
+    steady: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(
         self, memory: Callable[..., Memory], n_replay: int = 10, exclude_current: bool = False, seed: int = 0

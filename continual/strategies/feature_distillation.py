@@ -29,6 +29,8 @@ class FeatureDistillation(Strategy):
         strength: weight of 1 - cosine, which is in [0, 2], >= 0; 0 switches it off.
     """
 
+    steady: ClassVar[tuple[str, ...] | None] = ()
+
     needs_boundaries: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
 

@@ -27,6 +27,8 @@ class GCE(Strategy):
         q: in [0, 1]; 0 is cross-entropy, which switches it off, 1 heeds wrong labels least and learns slowest.
     """
 
+    steady: ClassVar[tuple[str, ...] | None] = ()
+
     replaces_loss: ClassVar[bool] = True
 
     def __init__(self, q: float = 0.1) -> None:

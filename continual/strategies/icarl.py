@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from continual.batches import extend
 from continual.class_means import NearestMean, features_of
@@ -42,6 +42,8 @@ class ICaRL(Strategy):
         temperature: T > 0; 1 as in the paper, higher brings the old network's targets nearer to 1/2.
         seed: of the run.
     """
+
+    steady: ClassVar[tuple[str, ...] | None] = ()
 
     needs_boundaries: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
@@ -149,5 +151,5 @@ def binary_losses(logits: Tensor, y: Tensor, taught: Tensor, old: Tensor, classe
 
     The target of a class is 1[c = y], or sigmoid(``taught``) (B, C), the old network's, where it is ``old`` (C,).
     """
-    target = torch.where(old, taught.sigmoid(), one_hot(y, logits.shape[1]).to(logits.dtype))
+    target = torch.where(old, taught.sigmoid(), torch.zeros_like(logits).scatter(1, y[:, None], 1.0))
     return (binary_cross_entropy_with_logits(logits, target, reduction="none") * classes).sum(1)

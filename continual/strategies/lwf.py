@@ -38,6 +38,8 @@ class LwF(Strategy):
         weighting: ``constant``, or ``tasks``: strength times the number of experiences before this one.
     """
 
+    steady: ClassVar[tuple[str, ...] | None] = ()
+
     needs_boundaries: ClassVar[bool] = True
 
     def __init__(

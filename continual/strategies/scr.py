@@ -40,6 +40,8 @@ class SCR(ER):
         seed: of the run.
     """
 
+    steady: ClassVar[tuple[str, ...] | None] = ()
+
     needs_features: ClassVar[bool] = True
     replaces_loss: ClassVar[bool] = True
     replaces_answers: ClassVar[bool] = True
