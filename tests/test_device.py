@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_flatten, tree_map
 
 from continual import config as configs
-from continual import learner
+from continual import learner, step
 from continual.choices import choices
 from continual.devices import usable
+from continual.errors import UserError
+from continual.graphs import check_steady
 from continual.seeding import generator
 from scenarios.sources.base import TensorSource
 from scenarios.split import split
@@ -145,6 +147,17 @@ CASES: dict[str, tuple[str, ...]] = {
     "rar": ("strategy=rar", "strategy.rar.n_repeats=2"),
     "continual_backprop": ("strategy=continual_backprop", "strategy.continual_backprop.maturity=3"),
 }
+
+
+def steady(overrides: tuple[str, ...]) -> bool:
+    """Whether the updates of such a learner can be recorded."""
+    try:
+        check_steady(made(overrides, "cpu").seams)
+    except UserError:
+        return False
+    return True
+
+
 WAITS: dict[str, dict[str, int] | None] = {
     "loss_balanced_er": {"copied to the host": 1},  # the chances of rows to be drawn go to the host's generator
     "gem": None,  # it solves a program on the host in each update
@@ -216,3 +229,23 @@ def test_rows_that_do_not_fit_are_sent_batch_by_batch(stand_in: StandIn, monkeyp
     far, near = learned(made(case, "meta")), learned(made(case, "cpu"))
     assert all(torch.equal(a, b) for a, b in zip(far, near, strict=True))
     assert max(len(t) for t in stand_in.sent if t.dtype == torch.uint8) == BATCH
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if steady(CASES[name])])
+def test_what_is_recorded_sends_nothing_to_the_device(
+    name: str, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CUDA graph would send what lay there when it was recorded, or could not be recorded at all."""
+    advance, sent = step.advance, list[Tensor]()
+
+    def watched(*given: Any, check: bool, **named: Any) -> Any:
+        before, waited = len(stand_in.sent), stand_in.waits.total()
+        out = advance(*given, check=check, **named)
+        if not check:
+            sent.extend(stand_in.sent[before:])
+            assert stand_in.waits.total() == waited
+        return out
+
+    monkeypatch.setattr(step, "advance", watched)
+    learned(made(CASES[name], "meta"))
+    assert not sent
