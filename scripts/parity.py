@@ -23,6 +23,7 @@ from typing import Any
 from origin import code_state
 
 import continual
+from continual.errors import DivergedError
 from continual.statistics import equivalent
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,9 @@ PACKAGES = ("continual", "avalanche-lib", "torch", "numpy")
 
 MARGIN = 3.0
 """Points of average accuracy within which a mean difference does not matter; chosen before any run."""
+
+CHANCE = 10.0
+"""Average accuracy in percent that counts for a run that diverged, which answers nothing: of 10 classes."""
 
 PROTOCOL = (
     "scenario=split_fashion",
@@ -42,6 +46,7 @@ PROTOCOL = (
     "train.epochs=1",
 )
 THEIRS, MEMORY = "learner=avalanche/", "learner.strategy.mem_size=500"
+Values = Mapping[int, float | None]
 
 
 @dataclass(frozen=True)
@@ -179,19 +184,23 @@ def command(words: Sequence[str], seeds: int) -> str:
     return shlex.join(["continual", "run", "-m", *PROTOCOL, *words, f"seed=range({seeds})", "track=none"])
 
 
-def values(words: Sequence[str], seeds: int, output: str) -> dict[int, float]:
-    """{seed: average accuracy at the end, in percent}."""
-    found = {}
+def values(words: Sequence[str], seeds: int, output: str) -> Values:
+    """{seed: average accuracy at the end, in percent; None of a run that diverged}."""
+    found: dict[int, float | None] = {}
     for config in continual.expand([*PROTOCOL, *words, f"seed=range({seeds})", "track=none", f"output={output}"]):
         seed = config.resolved["seed"]
-        found[seed] = round(100 * continual.run_config(config).metrics["average_accuracy"], 4)
-        print(f"{config.name} seed {seed}: {found[seed]:.2f}", flush=True)
+        try:
+            found[seed] = round(100 * continual.run_config(config).metrics["average_accuracy"], 4)
+        except DivergedError as error:
+            found[seed] = None
+            print(error, flush=True)
+        print(f"{config.name} seed {seed}: {found[seed]}", flush=True)
     return found
 
 
-def result(row: Row, ours: Mapping[int, float], theirs: Mapping[int, float], code: Mapping[str, Any]) -> dict[str, Any]:
+def result(row: Row, ours: Values, theirs: Values, code: Mapping[str, Any]) -> dict[str, Any]:
     """What the row's file holds."""
-    test = equivalent(ours, theirs, MARGIN)
+    test = equivalent(counted(ours), counted(theirs), MARGIN)
     assert test.difference.low is not None
     assert test.difference.high is not None
     return {
@@ -209,9 +218,14 @@ def result(row: Row, ours: Mapping[int, float], theirs: Mapping[int, float], cod
     }
 
 
-def mean(found: Mapping[int, float]) -> float:
+def counted(found: Values) -> dict[int, float]:
+    """What counts for each seed."""
+    return {seed: CHANCE if value is None else value for seed, value in found.items()}
+
+
+def mean(found: Values) -> float:
     """The mean over seeds."""
-    return round(sum(found.values()) / len(found), 4)
+    return round(sum(counted(found).values()) / len(found), 4)
 
 
 def run_row(row: Row, seeds: int, results: Path = RESULTS) -> dict[str, Any]:
@@ -265,11 +279,16 @@ def _details(row: Row, r: Mapping[str, Any] | None) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in r["versions"].items() if number)
         changed = " with uncommitted changes" if r["dirty"] else ""
         facts += [
-            f"- Ours: `{r['ours']['command']}`",
-            f"- Avalanche: `{r['theirs']['command']}`",
+            f"- Ours: `{r['ours']['command']}`{_diverged(r['ours'])}",
+            f"- Avalanche: `{r['theirs']['command']}`{_diverged(r['theirs'])}",
             f"- Commit {r['commit'][:12]}{changed}; {versions}; {r['seconds']:.0f} seconds.\n",
         ]
     return "\n".join(facts)
+
+
+def _diverged(side: Mapping[str, Any]) -> str:
+    seeds = [str(seed) for seed, value in side["values"].items() if value is None]
+    return f". Diverged with seed {', '.join(seeds)}, which counts as {CHANCE:g}: chance" if seeds else ""
 
 
 def stored(results: Path = RESULTS) -> list[dict[str, Any]]:

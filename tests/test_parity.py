@@ -389,6 +389,19 @@ def test_the_judgement_in_numbers(script: ModuleType) -> None:
     assert near["equivalent"]
 
 
+def test_a_run_that_diverges_counts_as_chance_and_the_page_says_so(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "PROTOCOL", (*TINY, "model=mlp"))
+    found = script.values(("optimizer.lr=1e30",), 1, str(tmp_path))
+    assert found == {0: None}
+    facts = script.result(script.ROWS[0], {0: 10.0, 1: 52.0}, found | {1: 50.0}, script.code_state(script.PACKAGES))
+    assert (facts["difference"], facts["theirs"]["mean"]) == (1.0, 30.0)
+    (line,) = (line for line in script.render([facts | {"seconds": 1.0}]).splitlines() if "Diverged" in line)
+    assert line.startswith("- Avalanche:")
+    assert line.endswith("`. Diverged with seed 0, which counts as 10: chance")
+
+
 def test_the_page_is_what_the_result_files_say(script: ModuleType) -> None:
     results = script.stored()
     assert len(results) >= 3
