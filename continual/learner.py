@@ -18,7 +18,7 @@ from continual.graphs import Graphs, Recording
 from continual.heads import Head
 from continual.models.growing import grow_head
 from continual.models.network import Network, Places, draws_randomness, least_rows
-from continual.models.units import activations, hidden_layers
+from continual.models.units import Hidden, activations, hidden_layers
 from continual.optim.eager import eager
 from continual.refusals import check_features, check_least, check_protocol, check_strategies
 from continual.seeding import derive
@@ -79,7 +79,7 @@ class SGDLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "model"))
             self.network = Network(model(spec), spec, precision, channels_last).to(self.device)
-        self.places = Places(self.network)
+        self._survey()
         self.growing = grow_head(self.network, head, spec, seed)
         self.noise, self.least, n_features = self._tried()
         check_least(self.least, batch_size, spec)
@@ -189,12 +189,12 @@ class SGDLearner:
     def inspect(self, x: Tensor) -> Inspection:
         """Features (B, F) of the rows ``x`` in eval mode, None if the model tells none; parameters; hidden units."""
         try:
-            layers = hidden_layers(self.network)
+            layers = self._units()
         except UserError:
             layers = []
         with self._still(), torch.no_grad():
-            out, found = activations(self.network, layers, x.to(self.device))
-        return Inspection(out.features, list(self.network.parameters()), found)
+            features, found = activations(self.network, layers, x.to(self.device))
+        return Inspection(features, list(self.network.parameters()), found)
 
     def cost(self) -> Cost:
         """Forward-equivalents spent so far, and bytes held now."""
@@ -247,7 +247,7 @@ class SGDLearner:
         named = self.network.named_parameters()
         new = {name: p for name, p in named if p.requires_grad and name not in self.view.params}
         self.view.params.update(new)
-        self.places = Places(self.network)
+        self._survey()
         self.optimizer.param_groups[0]["params"] += new.values()
 
     def _disown(self, gone: list[nn.Parameter]) -> None:
@@ -281,7 +281,12 @@ class SGDLearner:
                 extras[name] = extra.to(self.device)
         if extras:
             self.network.extras = extras
-            self.places = Places(self.network)
+            self._survey()
+
+    def _survey(self) -> None:
+        """See where the network keeps its tensors, and forget its hidden layers: it is new, or has new parameters."""
+        self.places = Places(self.network)
+        self.layers: list[Hidden] | None = None
 
     def _guard(self) -> AbstractContextManager[None]:
         return nullcontext() if self.noise is None else _Noise(self)
@@ -304,7 +309,7 @@ class SGDLearner:
         view.classes = self.head.seen
         view.forward, view.answer, view.charge = self._forward, self._answer, self._charge
         view.still, view.replace = self._still, self._replace
-        view.units, view.activations = lambda: hidden_layers(self.network), self._activations
+        view.units, view.activations = self._units, self._activations
         view.loss = lambda params, batch: task_loss(view, self.seams, params, batch, self.head.mask)[0]
         alone = Seams({})
         view.plain_loss = lambda params, batch: task_loss(view, alone, params, batch, self.head.mask)[0]
@@ -324,14 +329,18 @@ class SGDLearner:
 
     def _answer(self, weights: Weights, x: Tensor) -> Output:
         self.spent += len(x)
-        with self._still(), torch.no_grad(), self.places.lent(weights):
-            out: Output = self.network(x)
+        out: Output = self.places.answer(weights, x)
         return out
 
     def _activations(self, x: Tensor) -> list[Tensor]:
         self.spent += len(x)
-        with self._still(), torch.no_grad():
-            return activations(self.network, hidden_layers(self.network), x)[1]
+        with torch.no_grad():  # of these layers none has a mode
+            return activations(self.network, self._units(), x)[1]
+
+    def _units(self) -> list[Hidden]:
+        if self.layers is None:
+            self.layers = hidden_layers(self.network)
+        return self.layers
 
     @torch.no_grad()
     def _replace(self, weights: Weights, forget: Weights | None = None) -> None:

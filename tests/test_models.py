@@ -229,9 +229,10 @@ def test_a_network_answers_with_weights_that_are_lent_to_it_as_functional_call_d
     with places.still(), torch.no_grad():
         assert not any(module.training for module in network.modules())
         expected = functional_call(network, weights, (x,))
-        with places.lent(weights):
-            assert torch.equal(network(x), expected)
         assert not torch.equal(network(x), expected)
+    answer = places.answer(weights, x)
+    assert torch.equal(answer, expected)
+    assert not answer.requires_grad
     assert [network.training, network.one.training, network.norm.training] == [True, True, False]
     assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
 

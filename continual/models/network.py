@@ -87,7 +87,8 @@ class Places:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.modules = list(network.modules())
+        self.network = network
+        self.modes = [vars(module) for module in network.modules()]  # without nn.Module's look at each attribute
         first: dict[int, str] = {}  # a tensor that has several names goes by its first
         self.tensors: list[tuple[dict[str, Any], str, str]] = []
         for prefix, module in network.named_modules():
@@ -97,17 +98,17 @@ class Places:
                         name = first.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
                         self.tensors.append((kept, key, name))
         self.plain = all(
-            "train" not in vars(module) and type(module).train is nn.Module.train for module in self.modules
+            "train" not in vars(module) and type(module).train is nn.Module.train for module in network.modules()
         )
 
-    @contextmanager
-    def lent(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within it, the network has ``weights``, by name, in the place of its own."""
+    def answer(self, weights: Mapping[str, Tensor], x: Tensor) -> Any:
+        """What it answers with ``weights``, by name, in the place of its own; in eval mode, without gradient."""
         own = [kept[key] for kept, key, _ in self.tensors]
         try:
             for kept, key, name in self.tensors:
                 kept[key] = weights.get(name, kept[key])
-            yield
+            with self.still(), torch.no_grad():
+                return self.network(x)
         finally:
             for (kept, key, _), tensor in zip(self.tensors, own, strict=True):
                 kept[key] = tensor
@@ -115,17 +116,17 @@ class Places:
     @contextmanager
     def still(self) -> Iterator[None]:
         """Within it, all modules are in eval mode; afterwards each is in the mode that it had."""
-        modes = [module.training for module in self.modules]
+        before = [own["training"] for own in self.modes]
         try:
             if self.plain:
-                for module in self.modules:
-                    module.__dict__["training"] = False  # without nn.Module's look at what kind of attribute it is
+                for own in self.modes:
+                    own["training"] = False
             else:  # some module decides itself what its mode means
-                self.modules[0].eval()
+                self.network.eval()
             yield
         finally:
-            for module, mode in zip(self.modules, modes, strict=True):
-                module.__dict__["training"] = mode
+            for own, mode in zip(self.modes, before, strict=True):
+                own["training"] = mode
 
 
 def _whole(out: Output) -> Output:

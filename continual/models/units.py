@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from continual.errors import UserError
 from continual.models.growing import GrowingHead
 from continual.models.network import Classifier, Network
-from continual.types import Output
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
@@ -71,17 +70,18 @@ def hidden_layers(network: Network) -> list[Hidden]:
     ]
 
 
-def activations(network: Network, layers: Sequence[Hidden], x: Tensor) -> tuple[Output, list[Tensor]]:
-    """What ``network`` answers for rows ``x`` (B, *in_shape), and the activations (B, U, ...) of each of ``layers``."""
+def activations(network: Network, layers: Sequence[Hidden], x: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+    """Features (B, F) of rows ``x`` (B, *in_shape), None if there are none; activations (B, U, ...) of each layer."""
     model, active = network.model, [layer.active for layer in layers]
     if not layers or not isinstance(model, Classifier) or not isinstance(model.features, nn.Sequential):
-        return network(x), []
+        features: Tensor | None = network(x).features
+        return features, []
     x, found = network.scaled(x), []
     for module in model.features:  # forward hooks would take as long as the layers
         x = module(x)
         if module in active:
             found.append(x)
-    return Output(model.head(x), x), found
+    return x, found
 
 
 def strength(activation: Tensor) -> Tensor:
@@ -92,7 +92,9 @@ def strength(activation: Tensor) -> Tensor:
 def outgoing_size(params: Mapping[str, Tensor], layer: Hidden) -> Tensor:
     """(U,) sum of |w| over the weights that go out of each unit."""
     sizes = [params[name].detach().abs().transpose(0, 1).reshape(layer.n_units, -1).sum(1) for name in layer.outgoing]
-    return torch.stack(sizes).sum(0) if sizes else params[layer.weight].new_zeros(layer.n_units)
+    if not sizes:
+        return params[layer.weight].new_zeros(layer.n_units)
+    return sizes[0] if len(sizes) == 1 else torch.stack(sizes).sum(0)
 
 
 def renewed(

@@ -12,6 +12,7 @@ https://arxiv.org/abs/2306.13812
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +53,12 @@ class ContinualBackprop(Strategy):
         for number, (layer, activation) in enumerate(zip(view.units(), view.activations(batch.x), strict=True)):
             contribution = strength(activation) * outgoing_size(view.params, layer)
             self.utility[number].mul_(self.decay).add_(contribution, alpha=1 - self.decay)
-            self.age[number] += 1
-            mature = self.age[number] > self.maturity
-            self.due[number] += self.rate * int(mature.sum())
+            age = self.age[number].numpy()  # the same memory, counted without an operator
+            age += 1
+            mature = age > self.maturity
+            self.due[number] += self.rate * int(np.count_nonzero(mature))
             if self.due[number] >= 1:
-                chosen = least_useful(self.utility[number], mature, int(self.due[number]))
+                chosen = least_useful(self.utility[number], torch.from_numpy(mature), int(self.due[number]))
                 self.due[number] %= 1
                 view.replace(*renewed(view.params, layer, chosen, self.generator))
                 self.utility[number].index_fill_(0, chosen, 0)

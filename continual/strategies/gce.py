@@ -42,4 +42,4 @@ class GCE(Strategy):
 
 def generalised(rows: Tensor, q: float) -> Tensor:
     """(1 - exp(-rows)^q) / q of the cross-entropies ``rows`` (B,), q > 0."""
-    return -(-q * rows).expm1() / q
+    return (-q * rows).expm1() / -q

@@ -74,7 +74,7 @@ class LwF(Strategy):
         taught = view.answer(self.teacher, batch.x).logits
         losses = [distillation(out.logits, taught, classes, self.temperature) for classes in self.old]
         weight = self.strength * (view.experience if self.weighting == "tasks" else 1)
-        return weight * sum(losses) / len(losses)
+        return weight * (losses[0] if len(losses) == 1 else sum(losses) / len(losses))
 
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
         if self.softmax == "per_task" and view.task is not None:
@@ -92,6 +92,7 @@ class LwF(Strategy):
 
 def distillation(logits: Tensor, taught: Tensor, classes: Tensor, temperature: float) -> Tensor:
     """T^2 * mean over rows of KL(teacher || student) between (B, C) logits, over ``classes`` (C,) bool."""
-    student = log_softmax(logits.masked_fill(~classes, MASKED) / temperature, dim=1)
-    teacher = log_softmax(taught.masked_fill(~classes, MASKED) / temperature, dim=1)
+    others = ~classes
+    student = log_softmax(logits.masked_fill(others, MASKED) / temperature, dim=1)
+    teacher = log_softmax(taught.masked_fill(others, MASKED) / temperature, dim=1)
     return temperature**2 * (teacher.exp() * (teacher - student)).sum() / len(logits)

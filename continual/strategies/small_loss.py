@@ -41,9 +41,8 @@ class SmallLoss(Strategy):
         rate = self.forget_rate * min(1.0, self.updates / self.n_warmup if self.n_warmup else 1.0)
         if not rate:
             return rows
-        losses = rows.detach()
-        kept = [smallest(losses[part], batch.weight[part], rate).to(losses.dtype) for part in parts(batch)]
-        return rows * reshare(kept, batch)
+        apart = zip(parts(rows.detach(), batch), parts(batch.weight, batch), strict=True)
+        return rows * reshare([smallest(losses, weight, rate).to(rows.dtype) for losses, weight in apart], batch)
 
     def after_step(self, view: View, batch: Batch, out: Output) -> None:
         self.updates += 1
@@ -58,7 +57,7 @@ class SmallLoss(Strategy):
 def smallest(losses: Tensor, weight: Tensor, rate: float) -> Tensor:
     """(n,) bool: all but the floor(rate n) largest ``losses`` (n,), rows of ``weight`` 0 not counted; one at least."""
     counted = weight > 0
-    rank = torch.where(counted, losses, torch.inf).argsort(stable=True).argsort(stable=True)
+    rank = losses.masked_fill(~counted, torch.inf).argsort(stable=True).argsort(stable=True)
     n_kept = ((1 - rate) * counted.sum() - 1e-4).clamp(min=0.5)  # up to a whole row; 0.6 * 25 may be 15.000001
     return counted & (rank < n_kept)
 
@@ -66,13 +65,13 @@ def smallest(losses: Tensor, weight: Tensor, rate: float) -> Tensor:
 def reshare(shares: Sequence[Tensor], batch: Batch) -> Tensor:
     """(B,) factors in proportion to the ``shares`` within each of the ``parts``, which keep their total weight."""
     factors = []
-    for share, part in zip(shares, parts(batch), strict=True):
-        weight = batch.weight[part]
+    for share, weight in zip(shares, parts(batch.weight, batch), strict=True):
         total = torch.dot(weight, share).clamp(min=torch.finfo(share.dtype).tiny)  # 0 where no row has weight
         factors.append(share * (weight.sum() / total))
     return torch.cat(factors) if len(factors) > 1 else factors[0]
 
 
-def parts(batch: Batch) -> list[slice]:
-    """Where the arrived rows of a batch are, and where the replayed ones, if there are any."""
-    return [slice(batch.arrived), slice(batch.arrived, None)] if len(batch) > batch.arrived else [slice(None)]
+def parts(column: Tensor, batch: Batch) -> list[Tensor]:
+    """What a ``column`` (B,) holds of the arrived rows of a batch, and of the replayed ones, if there are any."""
+    n = batch.arrived
+    return [column[:n], column[n:]] if len(batch) > n else [column]

@@ -37,8 +37,8 @@ class TeacherWeight(SlowTeacher):
         if not self.strength:
             return rows
         believed = self.log_probabilities(view, batch, out).gather(1, batch.y[:, None])[:, 0]  # (B,)
-        shares = [proportions(self.strength * believed[part], batch.weight[part]) for part in parts(batch)]
-        return rows * reshare(shares, batch)
+        apart = zip(parts(self.strength * believed, batch), parts(batch.weight, batch), strict=True)
+        return rows * reshare([proportions(logs, weight) for logs, weight in apart], batch)
 
 
 def proportions(logs: Tensor, weight: Tensor) -> Tensor:

@@ -51,9 +51,9 @@ class UseBalancedER(ER):
         return {"uses": batch.y.new_zeros(batch.arrived)}
 
     def draw(self, view: View, batch: Batch) -> Tensor:
-        slots = self.drawable(view)
-        shuffled = slots[torch.randperm(len(slots), generator=self.memory.generator).to(slots.device)]
+        shuffled = self.memory.draw(len(self.memory), self.among(view))
         uses = self.memory.column("uses", shuffled)
         least = uses.argsort(stable=True)[: self.n_replay]
-        self.memory.write("uses", shuffled[least], uses[least] + 1)
-        return shuffled[least]
+        chosen = shuffled[least]
+        self.memory.write("uses", chosen, uses[least] + 1)
+        return chosen
