@@ -125,6 +125,14 @@ class Checkpoints:
         self.step, self.time = self.measure.step, monotonic()
         self.cost = self.time - began
 
+    def kept(self) -> str:
+        """What is left of the run for one whose learning has failed, as the end of a sentence."""
+        if not self.saved:
+            return "nothing of it was stored before"
+        last, path = self.saved[-1].name, self.book.path
+        step = last.partition("-")[0]
+        return f"as it was at update {step} it is kept in {self.directory / last}: continual.load('{path}') gives it"
+
     def _due(self) -> bool:
         policy = self.policy
         if policy.steps is not None and self.measure.step - self.step >= policy.steps:
@@ -152,10 +160,10 @@ class Checkpoints:
     def _check_finite(self, state: Any) -> None:
         for path, tensor in named_tensors(state):
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                last = self.saved[-1].name if self.saved else "none"
+                trained = getattr(self.learner, "trained", None)
                 raise DivergedError(
                     f"{path} of the learner is nan or infinite after update {self.measure.step}, so it is not stored; "
-                    f"the last good snapshot is {last}; lower optimizer.lr, or the strength of a strategy"
+                    f"{trained() + '; ' if trained else ''}lower optimizer.lr, or the strength of a strategy"
                 )
 
 

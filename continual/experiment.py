@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ from continual import config as configs
 from continual import ledger
 from continual.checkpoint import Checkpoints, best, newest
 from continual.config import Config
-from continual.errors import UserError, nearest
+from continual.errors import DivergedError, UserError, nearest
 from continual.ledger import Ledger
 from continual.loop import moments
 from continual.manifest import differences, manifest
@@ -202,18 +202,28 @@ def _follow(
     pauses: Iterator[list[Record]], book: Ledger, tracker: Tracker, checkpoints: Checkpoints, stop: Stop
 ) -> None:
     """Write down and show what is measured as it comes, store the run when it is time, stop if that was asked for."""
-    for records in pauses:
-        book.append(records)
-        if records:
-            if records[-1].at in ("start", "final"):
-                book.flush()
-            for moment in moments_of(records):
-                tracker.log(moment)
-        checkpoints.after(records)
-        if stop.number is not None:
-            if not records or records[-1].at != "final":  # what is measured after the stream is measured again
-                checkpoints.save()
-            raise stop.error()
+    with _what_is_left(checkpoints):
+        for records in pauses:
+            book.append(records)
+            if records:
+                if records[-1].at in ("start", "final"):
+                    book.flush()
+                for moment in moments_of(records):
+                    tracker.log(moment)
+            checkpoints.after(records)
+            if stop.number is not None:
+                if not records or records[-1].at != "final":  # what is measured after the stream is measured again
+                    checkpoints.save()
+                raise stop.error()
+
+
+@contextmanager
+def _what_is_left(checkpoints: Checkpoints) -> Iterator[None]:
+    """Where learning fails within it, the error says from where it can go on."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"{error}; {checkpoints.kept()}") from error
 
 
 def _finish(tracker: Tracker, directory: Path) -> None:

@@ -23,11 +23,9 @@ from continual.optim.eager import eager
 from continual.refusals import check_features, check_least, check_protocol, check_strategies
 from continual.seeding import derive
 from continual.state import nbytes
-from continual.step import step, task_loss
+from continual.step import check_own, looks, step, task_loss, trained
 from continual.strategy import Seams, Strategy, View, Weights
 from continual.types import Batch, Cost, Experience, Inspection, Output, Rows, Spec
-
-CHECK_EVERY = 100  # updates between two looks at the loss on an accelerator, where looking waits for it
 
 
 class SGDLearner:
@@ -92,6 +90,7 @@ class SGDLearner:
         self.lap, self.updates, self.spent = 0, 0, 0.0  # experiences learned, updates made in this one, cost
         self.view = self._open_view(n_features)
         self.train: Callable[[Batch, bool], None] = self._train  # one update; in a cohort it waits for the others
+        self.looking = True  # whether losses of this update are looked at
         self.waited = 0.0  # seconds, of those in which it learned, that others took
         if augment:
             _try(augment, spec)
@@ -154,6 +153,7 @@ class SGDLearner:
         if self.device.type != "cpu":
             batch = _to(batch, self.device)
         self.note(batch.y)
+        self.looking = check
         self.train(batch, check)
 
     def _train(self, batch: Batch, check: bool) -> None:
@@ -195,6 +195,10 @@ class SGDLearner:
         with self._still(), torch.no_grad():
             features, found = activations(self.network, layers, x.to(self.device))
         return Inspection(features, list(self.network.parameters()), found)
+
+    def trained(self) -> str:
+        """The last finite loss and the strategies, for an error."""
+        return trained(self.view.last_loss, self.strategies)
 
     def cost(self) -> Cost:
         """Forward-equivalents spent so far, and bytes held now."""
@@ -314,6 +318,7 @@ class SGDLearner:
         alone = Seams({})
         view.plain_loss = lambda params, batch: task_loss(view, alone, params, batch, self.head.mask)[0]
         view.competing = self.head.mask
+        view.watch = lambda name, what, loss: check_own(view, name, what, loss) if self.looking else None
         view.lr = lambda: float(self.optimizer.param_groups[0]["lr"])
         view.fetch = _no_stream
         return view
@@ -387,14 +392,6 @@ def _no_stream(ids: Tensor) -> Tensor:
     """What a learner can fetch that was loaded and has not learned since."""
     told = f"the inputs of {len(ids)} rows lie in a stream that this learner has not seen since it was loaded"
     raise UserError(f"{told}; let it learn first, or use store=rows for its memory")
-
-
-def looks(device: torch.device, update: int, n_updates: int) -> bool:
-    """Whether the loss of an update (from 0, of an experience's ``n_updates``) is looked at.
-
-    Always on the CPU; on an accelerator now and then, and at the last one, before what was learned is kept.
-    """
-    return device.type == "cpu" or update % CHECK_EVERY == 0 or update == n_updates - 1
 
 
 def _scheduled(

@@ -1,6 +1,6 @@
 """One training step, written once. Everything a strategy can change passes through here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from math import isfinite
 
@@ -13,9 +13,18 @@ from continual.graphs import Graphs
 from continual.strategy import Seams, View, Weights
 from continual.types import Batch, Output
 
+CHECK_EVERY = 100  # updates between two looks at the loss on an accelerator, where looking waits for it
 MASKED = -1e9  # finite, so that a masked class has probability 0 and never makes a NaN
 
 Mask = Callable[[Batch], Tensor | None]
+
+
+def looks(device: torch.device, update: int, n_updates: int) -> bool:
+    """Whether the loss of an update (from 0, of an experience's ``n_updates``) is looked at.
+
+    Always on the CPU; on an accelerator now and then, and at the last one, before what was learned is kept.
+    """
+    return device.type == "cpu" or update % CHECK_EVERY == 0 or update == n_updates - 1
 
 
 def step(
@@ -176,19 +185,28 @@ def check_finite(
             if not isfinite(plain) or not by
             else f"the loss as changed by strategy {by} is {acted}"
         )
-    last = (
-        "there was no finite loss before" if view.last_loss is None else f"the last finite loss was {view.last_loss:g}"
-    )
     raise DivergedError(
-        f"the loss is {value} at update {view.update} of experience {view.experience}: {' and '.join(found)}; {last}"
-        f"{_with(seams)}. "
+        f"the loss is {value} at update {view.update} of experience {view.experience}: {' and '.join(found)}; "
+        f"{trained(view.last_loss, seams.names.values())}. "
         "Lower optimizer.lr or the strategy's strength, or clip gradients (clip=norm)"
     )
 
 
-def _with(seams: Seams) -> str:
-    names = ", ".join(f"'{name}'" for name in seams.names.values())
-    return f", trained with {names}" if names else ""
+def check_own(view: View, name: str, what: str, loss: Tensor) -> None:
+    """The same for the ``loss`` of what the strategy ``name`` trains by itself; ``what`` says which, in words."""
+    value, last = loss.item(), view.last_own.get(name)
+    if not isfinite(value):
+        raise DivergedError(
+            f"the loss of strategy '{name}' {what} is {value} at update {view.update} of experience "
+            f"{view.experience}; {trained(last)}. Lower strategy.{name}.lr, or optimizer.lr"
+        )
+    view.last_own[name] = value
+
+
+def trained(last_loss: float | None, names: Collection[str] = ()) -> str:
+    """The last finite loss, and with what it came about, for an error."""
+    last = "there was no finite loss before" if last_loss is None else f"the last finite loss was {last_loss:g}"
+    return ", trained with ".join([last, *([", ".join(f"'{name}'" for name in names)] if names else [])])
 
 
 def _number(value: Tensor | float) -> float:

@@ -32,6 +32,8 @@ class View:
         plain_loss: the same as if there were no strategies: cross-entropy under the head's mask.
         competing: (batch) -> (B, C) bool, classes that the head lets compete in each row; None for all.
         charge: (forward_equivalents) adds to the learner's cost what it cannot see being spent.
+        watch: (name, what, loss) stops the run if the ``loss`` of what strategy ``name`` trains by itself is not
+            finite, at updates at which losses are looked at; ``what`` says which loss, e.g. "of its generator".
         lr: () -> learning rate of the first parameter group now.
         still: () -> context within which the network is in eval mode.
         replace: (weights, forget=None) writes new values of some parameters, in no step of the optimizer; where
@@ -43,6 +45,7 @@ class View:
         update: updates made before in this experience.
         again: whether this update will make a further step on the same arrived rows; memories wait for the last one.
         last_loss: the last finite loss, None before the first one.
+        last_own: that of what a strategy trains by itself, by the strategy's name.
     """
 
     spec: Spec
@@ -58,6 +61,7 @@ class View:
     plain_loss: Callable[[Weights, Batch], Tensor]
     competing: Callable[[Batch], Tensor | None]
     charge: Callable[[float], None]
+    watch: Callable[[str, str, Tensor], None]
     lr: Callable[[], float]
     still: Callable[[], AbstractContextManager[None]]
     replace: Callable[..., None]
@@ -69,18 +73,24 @@ class View:
     again: bool = False
     last_loss: float | None = None
 
+    def __init__(self) -> None:
+        self.last_own: dict[str, float] = {}
+
     def copy(self) -> dict[str, Tensor]:
         """A frozen copy of all weights, parameters and buffers, for a teacher: ``view.answer(copy, x)``."""
         return {name: tensor.detach().clone() for name, tensor in (self.params | self.buffers).items()}
 
     def gradient(self, batch: Batch) -> dict[str, Tensor]:
         """Gradient of the task loss of ``batch`` without touching ``.grad``; costs a forward and a backward."""
+        return self.loss_and_gradient(batch)[1]
+
+    def loss_and_gradient(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same behind the loss itself."""
         names, params = zip(*self.params.items(), strict=True)
-        gradients = torch.autograd.grad(
-            self.loss(self.params, batch), params, materialize_grads=True, allow_unused=True
-        )
+        loss = self.loss(self.params, batch)
+        gradients = torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True)
         self.charge(2 * len(batch))
-        return dict(zip(names, gradients, strict=True))
+        return loss, dict(zip(names, gradients, strict=True))
 
     def row_gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Gradient (B, *shape) of each row's own plain loss, in eval mode; costs a forward and a backward a row.

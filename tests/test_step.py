@@ -17,8 +17,8 @@ from continual import cli as command_line
 from continual import compose, ledger, snapshot
 from continual import config as configs
 from continual.errors import DivergedError
-from continual.learner import SGDLearner, looks
-from continual.step import MASKED, step, task_loss
+from continual.learner import SGDLearner
+from continual.step import MASKED, looks, step, task_loss
 from continual.strategy import Seams, Strategy, View, Weights
 from continual.types import Batch, Experience, Output, Spec
 

@@ -125,6 +125,7 @@ class DGR(Strategy):
         loss = self.share * losses[:n].mean()
         if self.old is not None:
             loss = loss + (1 - self.share) * losses[n:].mean()
+        view.watch("dgr", "of its generator", loss)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -24,6 +24,7 @@ from continual.batches import Schedule, batches
 from continual.errors import UserError
 from continual.refusals import at_least_0
 from continual.seeding import derive
+from continual.step import looks
 from continual.strategy import Strategy, View
 from continual.types import Batch, Experience, Output
 
@@ -108,9 +109,11 @@ class PackNet(Strategy):
         """Gradient steps of the weights that are ``mine``, bool by name."""
         rows, lr, device = experience.rows, self.lr or view.lr(), view.classes.device
         updates = Schedule(len(rows), self.batch_size, self.n_passes, None, self.seed, lap=self.slot, least=2)
-        for batch in batches(rows, updates):
+        for update, batch in enumerate(batches(rows, updates)):
             on = replace(batch, x=batch.x.to(device), y=batch.y.to(device), weight=batch.weight.to(device))
-            grads = view.gradient(on)
+            loss, grads = view.loss_and_gradient(on)
+            if looks(device, update, len(updates)):
+                view.watch("packnet", f"at update {update} after pruning", loss)
             view.replace({name: view.params[name] - lr * g * mine[name] for name, g in grads.items()})
 
     def predict(self, view: View, x: Tensor, out: Output, task: int | None) -> Tensor:
