@@ -1,21 +1,25 @@
 """Avalanche behind its door: the same results as ours where they must be equal, honest costs, nothing left behind."""
 
+import importlib.util
 import inspect
 import pkgutil
 import random
 import re
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from itertools import pairwise
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 import continual
@@ -23,7 +27,7 @@ from continual import snapshot
 from continual.bridges import networks
 from continual.bridges.avalanche import AvalancheLearner, Noise, Offers, _quiet, _solve_qp, filled, to_avalanche
 from continual.choices import choices, conf_directory
-from continual.contract import STREAM_LAWS
+from continual.contract import NATIVE_LAWS, STRATEGY_LAWS, STREAM_LAWS
 from continual.contract.tools import Globals, whole
 from continual.errors import UserError
 from continual.learner import SGDLearner
@@ -219,11 +223,84 @@ def test_numbers_out_of_bounds_are_refused(stream: Stream, strategy: Any, option
         bridged(stream, strategy, **options)
 
 
+def numbers(node: Any, path: str = "learner.strategy") -> Iterator[tuple[str, float]]:
+    """Every number below a node of a config, with its key."""
+    items = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
+    for name, value in items:
+        key = f"{path}[{name}]" if isinstance(node, list) else f"{path}.{name}"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value
+        yield from numbers(value, key)
+
+
+def numbers_of_all() -> list[tuple[str, str]]:
+    folder = conf_directory() / "learner" / "avalanche"
+    read = {path.stem: yaml.safe_load(path.read_text())["strategy"] for path in sorted(folder.glob("*.yaml"))}
+    return [(name, key) for name, node in read.items() for key, _ in numbers(node)]
+
+
+def with_number(name: str, key: str, value: float) -> None:
+    """Build the learner of a YAML with one of its numbers changed."""
+    config = continual.compose(f"learner=avalanche/{name}", *BLOBS, *NEEDS.get(name, ()))
+    changed = deepcopy(config.resolved)
+    *parents, last = re.findall(r"[^.\[\]]+", key)
+    node: Any = changed
+    for parent in parents:
+        node = node[int(parent) if parent.isdigit() else parent]
+    node[last] = value
+    config = replace(config, resolved=changed)
+    continual.config.build_learner(config, continual.config.build_stream(config).spec)
+
+
+def test_no_number_of_any_of_its_strategies_may_be_below_0() -> None:
+    checked = []
+    for name, key in numbers_of_all():
+        if key.endswith("max_it_cnt"):
+            continue
+        with pytest.raises(UserError, match=rf"^{re.escape(key)}=-1 must be at least [01]$"):
+            with_number(name, key, -1)
+        checked.append(key.rpartition(".")[2])
+    strengths = {"ewc_lambda", "si_lambda", "alpha", "beta", "lambda_e", "mem_strength", "memory_strength"}
+    assert strengths | {"temperature", "mem_size", "lr"} <= set(checked)
+    with pytest.raises(UserError, match=r"ewc_lambda=nan must be at least 0"):
+        with_number("ewc", "learner.strategy.ewc_lambda", float("nan"))
+    with pytest.raises(UserError, match=r"temperature=0 must be above 0"):
+        with_number("lwf", "learner.strategy.temperature", 0)
+    with_number("ewc", "learner.strategy.ewc_lambda", 0)
+
+
 def test_a_stream_that_hides_what_a_strategy_needs_is_refused(stream: Stream) -> None:
     with pytest.raises(UserError, match=r"hides where its tasks begin.*arrival_rows=null"):
         bridged(replace(stream, arrival_rows=4))  # type: ignore[type-var]
     with pytest.raises(UserError, match=r"asks for task labels, and this stream hides them; use scenario.kind=task"):
         bridged(stream, needs_tasks=True)
+
+
+def test_joint_training_learns_one_experience(stream: Stream) -> None:
+    learner, (first, second) = bridged(stream, THEIRS.JointTraining, epochs=5), stream
+    before = answers(learner, stream)
+    assert list(learner.learn(first)) == [24]
+    assert not torch.equal(answers(learner, stream), before)
+    with pytest.raises(UserError, match="JointTraining learns one experience, all at once, and no other; use scenario"):
+        list(learner.learn(second))
+
+
+def test_ar1_replays_features_of_the_network_that_it_is_given() -> None:
+    """In place of the one that it downloads. From the second experience on only the head moves."""
+    learner, stream = composed("avalanche/ar1", "learner.strategy.rm_sz=30")
+    strategy = learner.strategy
+    assert type(strategy).__module__ == "avalanche.training.supervised.ar1"
+    assert [group["lr"] for group in strategy.optimizer.param_groups] == [0.05], "the config's"
+    first, second, _ = stream
+    list(learner.learn(first))
+    assert (strategy.rm[0].shape, len(strategy.rm[1])) == ((30, 8), 30)
+    assert set(strategy.rm[1].tolist()) == set(whole(first.rows).y.tolist())
+    features = {name: w.clone() for name, w in strategy.model.lat_features.state_dict().items()}
+    head = strategy.model.output.weight.clone()
+    list(learner.learn(second))
+    assert set(strategy.rm[1].tolist()) > set(whole(first.rows).y.tolist())
+    assert all(torch.equal(w, features[name]) for name, w in strategy.model.lat_features.state_dict().items())
+    assert not torch.equal(strategy.model.output.weight, head)
 
 
 def test_a_task_label_on_a_stream_that_hides_them_is_refused(stream: Stream) -> None:
@@ -337,24 +414,6 @@ def test_benchmarks_that_are_no_streams_are_refused(train: Any, test: Any, messa
 # ---------------------------------------------------------------- every strategy and plug-in of Avalanche
 
 
-NOT_LEARNERS = {
-    "JointTraining": "trains once, on a whole stream at a time, which no learner sees; learner=joint is that bound",
-    "AR1": "builds its own network, pretrained, which it downloads",
-    "LearningToPrompt": "builds its own pretrained vision transformer by name, of the package timm",
-    "ExpertGateStrategy": "builds its own AlexNet, pretrained: without weights it asks torchvision for a name of none",
-    "AETraining": "trains an autoencoder; it answers no class",
-    "VAETraining": "trains the generator of generative replay; it answers no class",
-    "ObjectDetectionTemplate": "detects objects; it answers no class",
-    "lamaml.LaMAML": "needs the package higher; la_maml.yaml is the same method without it",
-    "EarlyStoppingPlugin": "reads metrics of Avalanche's own evaluation, which is off: we measure",
-    "LRSchedulerPlugin": "schedules the learning rate: no strategy",
-    "Clock": "counts, in every strategy",
-    "_ExpertGatePlugin": "part of ExpertGateStrategy",
-    "_ICaRLPlugin": "part of ICaRL",
-}
-"""Strategies and plug-ins without a YAML, and why."""
-
-
 def strategies_and_plugins() -> set[str]:
     """Names of all of them that Avalanche defines; one name that is given twice with its module."""
     base = import_module("avalanche.training.templates.base").BaseTemplate
@@ -374,17 +433,37 @@ def imported(name: str) -> Any:
         return import_module(name)
 
 
-def test_every_strategy_and_plugin_has_a_config_or_a_reason() -> None:
-    folder = conf_directory() / "learner" / "avalanche"
-    named = set(re.findall(r"avalanche\.training\.\S*?(\w+)\n", "".join(p.read_text() for p in folder.glob("*.yaml"))))
-    every = strategies_and_plugins()
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    """scripts/avalanche_page.py"""
+    path = Path(__file__).parents[1] / "scripts" / "avalanche_page.py"
+    made = importlib.util.spec_from_file_location("avalanche_page", path)
+    assert made is not None
+    assert made.loader is not None
+    module = importlib.util.module_from_spec(made)
+    made.loader.exec_module(module)
+    return module
+
+
+def test_every_strategy_and_plugin_has_a_config_or_a_reason(page: ModuleType) -> None:
+    every, named, without = strategies_and_plugins(), set(page.yamls()), set(page.WITHOUT)
     assert len(every) > 60
-    assert every - named == set(NOT_LEARNERS)
-    assert named - every == {"ReservoirSamplingBuffer"}
+    assert named | without == every
+    assert not named & without
+    started = {name for names in page.yamls().values() for name in names}
+    assert {f"avalanche/{name}" for name in started} == set(NAMES)
+
+
+def test_the_page_about_avalanche_is_what_the_configs_say(page: ModuleType) -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.render()
+    assert "breaks `modes_are_restored`: its teacher stays in train mode" in page.about("lwf")
+    for law in (*NATIVE_LAWS, *(law for law, _ in STRATEGY_LAWS)):
+        assert f"`{law.__name__}`" in page.HEAD, "the page says why a law of native learners is not applied"
 
 
 BLOBS = ("scenario/source=gaussian", "scenario.source.n_classes=6", "scenario.source.rows_per_class=20",
          "scenario.n_tasks=3", "model.hidden=[8]", "optimizer.lr=0.05", "track=none")  # fmt: skip
+NEEDS = dict.fromkeys(("multi_head", "pnn", "packnet"), ("scenario.kind=task",))
 NAMES = [choice.name for choice in choices("learner") if choice.name.startswith("avalanche/")]
 TWINS = [name for name in NAMES if name.removesuffix("_plugin") in NAMES and name.endswith("_plugin")]
 

@@ -37,10 +37,12 @@ with warnings.catch_warnings():  # about solvers and syntax of packages that Ava
     from avalanche.models import MultiTaskModule
     from avalanche.models.dynamic_modules import avalanche_model_adaptation
     from avalanche.training.plugins import GenerativeReplayPlugin, bic, gem
-    from avalanche.training.supervised import VAETraining
+    from avalanche.training.supervised import VAETraining, ar1
+    from avalanche.training.supervised.joint_training import AlreadyTrainedError
     from avalanche.training.templates.problem_type import SupervisedProblem
 
     from continual.bridges.networks import Account, Form, Generator, Given, plain
+    from continual.bridges.watch import Watch
 
 AT_LEAST_ONE = (
     "mem_size",
@@ -49,8 +51,15 @@ AT_LEAST_ONE = (
     "patterns_per_exp",
     "patterns_per_experience",
     "sample_size",
+    "rm_sz",
 )
 """Arguments of which Avalanche takes a 0 without a word."""
+
+ABOVE_0 = ("temperature",)
+"""Arguments by which it divides."""
+
+OF_EITHER_SIGN = ("max_it_cnt", "eval_every")
+"""Arguments to which Avalanche gives -1 a meaning. All other numbers, strengths above all, are at least 0."""
 
 ALWAYS = ("train_mb_size", "train_epochs", "train_passes", "eval_mb_size", "device", "evaluator")
 """Arguments of the run, given to whatever names them; other parts only where they are asked for."""
@@ -122,6 +131,8 @@ class AvalancheLearner:
             run = {"train_mb_size": batch_size, "train_epochs": epochs, "device": self.device, "evaluator": None}
             run |= {"train_passes": epochs, "eval_mb_size": batch_size, "account": self.account}
             self.strategy = filled(strategy, Offers(body, optimizer, spec, run), parts or {})
+        self.watch = Watch()
+        self.strategy.plugins.append(self.watch)  # behind all others: it looks at what they made of the loss
         for module in self.strategy.model.modules():
             if hasattr(module, "class_means_dict"):  # nearest means: answer about every class before any has arrived
                 module.max_class = spec.n_classes - 1
@@ -139,7 +150,14 @@ class AvalancheLearner:
             return
         modes = [(module, module.training) for module in self.strategy.model.modules()]
         with self.noise.own(), _quiet(), _mended():
-            self.strategy.train(self._translate(experience), eval_streams=[])
+            try:
+                self.strategy.train(self._translate(experience), eval_streams=[])
+            except AlreadyTrainedError as error:
+                name = type(self.strategy).__name__
+                fix = "use scenario.n_tasks=1, or learner=joint, which sees all experiences"
+                raise UserError(
+                    f"Avalanche's {name} learns one experience, all at once, and no other; {fix}"
+                ) from error
         for module, mode in modes:
             module.training = mode
         self.lap += 1
@@ -201,6 +219,10 @@ class AvalancheLearner:
             for buffer, value in buffers:
                 buffer.copy_(value)
             self.account.spent = spent
+
+    def trained(self) -> str:
+        """The last finite loss, the strategy and its plug-ins, for an error."""
+        return self.watch.trained(self.strategy)
 
     def cost(self) -> Cost:
         """Rows that went forward (1 each) and backward (2 each) through the network or a copy of it, and bytes.
@@ -343,9 +365,40 @@ def variational(
         train_mb_size=train_mb_size,
         train_epochs=train_epochs,
         device=device,
-        plugins=[GenerativeReplayPlugin()],
+        plugins=[GenerativeReplayPlugin(), Watch()],
         evaluator=None,
     )
+
+
+def latent_replay(
+    *,
+    model: Any,
+    train_mb_size: int,
+    train_epochs: int,
+    device: Any,
+    lr: float = 0.05,
+    inc_lr: float = 0.05,
+    rm_sz: int = 200,
+    ewc_lambda: float = 0.0,
+) -> Any:
+    """AR1 on ``model``, a ``continual.bridges.networks.Latent``, in place of the pretrained network that it builds.
+
+    ``lr`` and ``inc_lr`` are the learning rates of its SGD in the first and in later experiences, ``rm_sz`` is the
+    capacity of its memory in rows, >= 1, ``ewc_lambda`` the strength of its synaptic intelligence, >= 0.
+    """
+    with patch.object(ar1, "MobilenetV1", lambda pretrained, latent_layer_num: model):  # noqa: ARG005
+        return ar1.AR1(
+            lr=lr,
+            inc_lr=inc_lr,
+            rm_sz=rm_sz,
+            ewc_lambda=ewc_lambda,
+            freeze_below_layer="output",
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=train_mb_size,
+            device=device,
+            evaluator=None,
+        )
 
 
 class Arrival(DatasetExperience):  # type: ignore[misc]
@@ -606,9 +659,16 @@ def _solve_qp(P: Any, q: Any, G: Any, h: Any, solver: str) -> Any:  # noqa: N803
 def _check(
     spec: Spec, batch_size: int, epochs: int, strategy: Callable[..., Any], needs_boundaries: bool, needs_tasks: bool
 ) -> None:
-    for name, value in {"train.batch_size": batch_size, "train.epochs": epochs, **_sizes(strategy)}.items():
-        if value is not None and value < 1:
+    for name, value in {"train.batch_size": batch_size, "train.epochs": epochs}.items():
+        if value < 1:
             raise UserError(f"{name}={value} must be at least 1")
+    for key, number in _numbers(strategy):
+        name = key.rpartition(".")[2]
+        least, bound = (1, "at least 1") if name in AT_LEAST_ONE else (0, "at least 0")
+        if name not in OF_EITHER_SIGN and not number >= least:  # a nan is not
+            raise UserError(f"{key}={number} must be {bound}")
+        if name in ABOVE_0 and number == 0:
+            raise UserError(f"{key}={number} must be above 0")
     if needs_boundaries and not spec.boundaries:
         raise UserError(
             "this strategy of Avalanche takes every experience for a task; this stream hides where its tasks begin: "
@@ -625,14 +685,10 @@ def _check(
         )
 
 
-def _sizes(make: Any, path: str = "learner.strategy") -> dict[str, Any]:
-    """Arguments of ``AT_LEAST_ONE`` in a partial and in the partials among its arguments, by their path."""
-    found: dict[str, Any] = {}
+def _numbers(make: Any, path: str = "learner.strategy") -> Iterator[tuple[str, float]]:
+    """Numbers among the arguments of a partial, and of the partials among these, with their keys."""
     for name, value in getattr(make, "keywords", {}).items():
-        if name in AT_LEAST_ONE:
-            found[f"{path}.{name}"] = value
-        items = value if isinstance(value, list) else [value]
-        for position, item in enumerate(items):
-            where = f"{path}.{name}[{position}]" if isinstance(value, list) else f"{path}.{name}"
-            found |= _sizes(item, where)
-    return found
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{path}.{name}", value
+        for position, item in enumerate(value if isinstance(value, list) else [value]):
+            yield from _numbers(item, f"{path}.{name}[{position}]" if isinstance(value, list) else f"{path}.{name}")

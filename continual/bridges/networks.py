@@ -128,6 +128,25 @@ def with_features(given: Given) -> Any:
     return FeatureExtractorModel(parts.feature_extractor, parts.classifier)
 
 
+class Latent(nn.Module):
+    """A network whose features can be replayed into its head, by the names that AR1 gives to its parts."""
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.lat_features, self.end_features, self.output = features, nn.Sequential(), head
+
+    def forward(self, x: Tensor, latent_input: Tensor | None = None, return_lat_acts: bool = False) -> Any:
+        own = self.lat_features(x)  # (B, F)
+        logits = self.output(self.end_features(own if latent_input is None else torch.cat([own, latent_input])))
+        return (logits, own) if return_lat_acts else logits
+
+
+def latent(given: Given) -> Latent:
+    """For latent replay, between the features and the head."""
+    parts = halves(given)
+    return Latent(parts.feature_extractor, parts.classifier)
+
+
 def nearest_mean(given: Given) -> Any:
     """Trained by its head, answers by the nearest class mean of its features."""
     parts = halves(given)
