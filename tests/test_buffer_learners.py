@@ -19,7 +19,7 @@ from continual.learners.cumulative import Cumulative
 from continual.learners.gdumb import GDumb
 from continual.learners.joint import Joint
 from continual.learners.last_label import LastLabel
-from continual.memory import ClassBalanced, Reservoir
+from continual.memory import FIFO, ClassBalanced, Reservoir
 from continual.models import mlp
 from continual.types import Experience, Spec
 
@@ -189,6 +189,15 @@ def test_neighbours_among_a_backbone_s_features_which_are_what_is_stored(arrival
 def test_a_memory_in_bytes_holds_as_many_rows_as_fit(arrivals: list[Experience]) -> None:
     learner = learn(BufferKNN(partial(Reservoir, 100, "bytes"), spec=SPEC), *arrivals)
     assert len(learner.memory) == 100 // (4 * DIM + 8)
+
+
+def test_below_a_row_for_each_class_only_the_last_rows_make_sense() -> None:
+    """A window of the last rows is for the classes of late; no other memory can answer every class."""
+    for kind in (Reservoir, ClassBalanced):
+        with pytest.raises(UserError, match="learner.memory.capacity of 3 rows must be at least 1 row for each of 4"):
+            BufferKNN(partial(kind, 3), spec=SPEC)
+        BufferKNN(partial(kind, 4), spec=SPEC)
+    BufferKNN(partial(FIFO, 1), spec=SPEC)
 
 
 def test_a_class_without_a_neighbour_has_the_least_logit(table: Any) -> None:
