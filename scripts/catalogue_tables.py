@@ -134,10 +134,10 @@ STREAMS = (
         "electricity",
         "Real drift: electricity prices of New South Wales, up or down, row by row, by softmax regression.",
         ("experiment=electricity_prequential", "track=none", "scenario.max_rows=10000"),
-        DRIFTING,
-        own=dict.fromkeys(("cumulative", "joint"), ("learner.every=1000",)),
+        (*BASELINES, "er, fifo", "buffer_knn, fifo", "slda"),
+        own=dict.fromkeys(("cumulative", "joint"), ("learner.every=2500",)),
         note="The first 10,000 rows in time order, each predicted, then learned, in updates of one row. Neighbours "
-        "have like labels, so that the last label is the baseline to beat. The bounds train after every 1,000 rows. "
+        "have like labels, so that the last label is the baseline to beat. The bounds train after every 2,500 rows. "
         "This table needs `elec2/Electricity.arff.xz` in the data folder.",
         shown=("prequential_accuracy",),
         data="elec2/Electricity.arff.xz",
@@ -159,6 +159,8 @@ STREAMS = (
 )
 PAIRS = (
     ("ema_teacher", "none"),
+    ("er", "none"),
+    ("er, fifo", "none"),
     ("er+ema_teacher", "er"),
     ("derpp+ema_teacher", "derpp"),
     *((label, "er") for label in MEMORIES),
