@@ -303,6 +303,18 @@ def test_ar1_replays_features_of_the_network_that_it_is_given() -> None:
     assert not torch.equal(strategy.model.output.weight, head)
 
 
+def test_ar1_gives_replayed_features_the_labels_of_other_rows() -> None:
+    """It stores features in the order of its first pass, and labels in the order of the data."""
+    learner, stream = composed("avalanche/ar1", "learner.strategy.lr=0", "learner.strategy.rm_sz=30")
+    first = next(iter(stream))
+    list(learner.learn(first))
+    batch, (features, labels) = whole(first.rows), learner.strategy.rm
+    with torch.no_grad():
+        nearest = torch.cdist(features, learner.strategy.model.lat_features(batch.x)).min(1)
+    assert nearest.values.max() < 0.01
+    assert (batch.y[nearest.indices] == labels).float().mean() < 0.75
+
+
 def test_a_task_label_on_a_stream_that_hides_them_is_refused(stream: Stream) -> None:
     with pytest.raises(UserError, match="predict got task=1"):
         bridged(stream).predict(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 1)
