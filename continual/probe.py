@@ -283,23 +283,32 @@ class Measure:
             sizes = [fewest(self.sizes[probe], at_most) for probe in group]
             yield from zip(group, shares((logits.argmax(1) == y).cpu(), sizes), strict=True)
 
-    def _ask(self, ids: list[int], x: Tensor, task: int | None) -> None:
-        """Keep what learner and baselines answer now for rows ``x`` (n, *in_shape), none of whose labels is known."""
+    def _answers(self, x: Tensor, task: int | None) -> list[Answers]:
+        """What learner and baselines answer now for rows ``x`` (n, *in_shape), none of whose labels is known."""
         last, blind = self.labels_only.answer()
-        parts = torch.split(x, self.probe.batch_size)
-        answers = torch.cat([self.asker.ask(part, task) for part in parts]).argmax(1).tolist()
-        for row, answer in zip(ids, answers, strict=True):
-            self.asked.setdefault(row, []).append((self.questions, (answer, last, blind)))
+        logits = [self.asker.ask(part, task) for part in torch.split(x, self.probe.batch_size)]
+        return [(answer, last, blind) for part in logits for answer in part.argmax(1).tolist()]
+
+    def _ask(self, ids: list[int], x: Tensor, task: int | None) -> None:
+        """Keep the answers for rows ``x`` (n, *in_shape) until their labels come."""
+        for row, answers in zip(ids, self._answers(x, task), strict=True):
+            self.asked.setdefault(row, []).append((self.questions, answers))
             self.questions += 1
 
     def _score(self, batch: Batch, task: int | None) -> None:
         """Labels are told: compare them with what was answered; rows never asked about are asked now."""
         ids = batch.extra["id"].tolist()
         new = [position for position, row in enumerate(ids) if row not in self.asked]
-        if new:
-            self._ask([ids[position] for position in new], batch.x[new], task)
-        for row, label in zip(ids, batch.y.tolist(), strict=True):
-            self.scores.append(tuple(answer == label for answer in self._recall(row)))
+        if len(new) == len(ids):  # nothing need be kept of a question that is answered at once
+            answered = self._answers(batch.x, task)
+            self.questions += len(ids)
+            self.told = self.questions - 1
+        else:
+            if new:
+                self._ask([ids[position] for position in new], batch.x[new], task)
+            answered = [self._recall(row) for row in ids]
+        for (own, last, blind), label in zip(answered, batch.y.tolist(), strict=True):
+            self.scores.append((own == label, last == label, blind == label))
             self.labels_only.learn(label)
 
     def _recall(self, row: int) -> Answers:

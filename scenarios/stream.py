@@ -198,7 +198,8 @@ class IndexStream:
                 self._announce(arrived.start)
             ask = self._asked(arrived) if asks and arrived else None
             task = int(self.task[self.starts[index]]) if self.base.task_aware else None
-            yield Experience(index, self._told(slice(*self.told[index : index + 2].tolist())), task, ask)
+            told = slice(*self.told[index : index + 2].tolist()) if self.delay or not arrived else arrived
+            yield Experience(index, self._told(told), task, ask)
 
     def _announce(self, start: int) -> None:
         """Tell a source that reads ahead which rows arrive from ``start`` on."""

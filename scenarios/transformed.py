@@ -88,11 +88,18 @@ def permuted(
     def transform(x: Tensor, _: Tensor, task: int) -> Tensor:
         if task == 0 and not permute_first:
             return x
-        return x.flatten(1).index_select(1, order(task)).view_as(x)
+        return rearranged(x, order(task))
 
     name = f"permuted {seed} {permute_first}"
     arguments = (n_tasks, task_aware, rows_per_task, arrival_rows, seed)
     return _tasks(source, transform, name, *arguments, same_rows=same_rows, probes=probes)
+
+
+def rearranged(x: Tensor, order: Tensor) -> Tensor:
+    """Rows (B, *in_shape) with their components (D of each) in another ``order`` (D,), in fresh memory."""
+    rows = x.view(torch.int16) if x.dtype == torch.bfloat16 else x  # which numpy does not know
+    columns = rows.flatten(1).numpy().take(order.numpy(), axis=1)  # index_select took three times as long
+    return torch.from_numpy(columns).view(x.dtype).view_as(x)
 
 
 def rotated(

@@ -13,8 +13,9 @@ from continual.errors import UserError
 from continual.reach import reach
 from continual.types import Rows
 from scenarios.sources import TensorSource
+from scenarios.sources.base import DTYPES
 from scenarios.stream import IndexStream
-from scenarios.transformed import CORRUPTIONS, corrupted, permuted, rotate, rotated
+from scenarios.transformed import CORRUPTIONS, corrupted, permuted, rearranged, rotate, rotated
 
 SHAPE = (2, 5, 5)
 
@@ -156,6 +157,18 @@ def test_the_first_task_is_left_alone_unless_asked() -> None:
     (x, plain), (later, plain_later) = seen(permuted(source(), n_tasks=2))
     assert torch.equal(x, plain)
     assert not torch.equal(later, plain_later)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_components_are_rearranged_in_any_dtype_and_in_fresh_memory(dtype: torch.dtype) -> None:
+    x = torch.arange(12).view(2, 1, 2, 3).to(dtype)
+    order = torch.tensor([5, 0, 4, 1, 3, 2])
+    moved = rearranged(x, order)
+    assert moved.dtype == dtype
+    assert moved.tolist() == [[[[5, 0, 4], [1, 3, 2]]], [[[11, 6, 10], [7, 9, 8]]]]
+    moved.zero_()
+    assert torch.equal(x, torch.arange(12).view(2, 1, 2, 3).to(dtype))
+    assert rearranged(x[:0], order).shape == (0, 1, 2, 3)
 
 
 def test_more_tasks_than_permutations_kept_at_hand() -> None:
