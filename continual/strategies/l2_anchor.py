@@ -7,9 +7,9 @@ https://arxiv.org/abs/1612.00796
 
 A direction in which the task's loss curves more than ``strength`` follows the data, a flatter one stays, whatever the
 batch's size; an idle weight goes back with a time constant of 1 / (lr strength) updates: 100 at the default strength of
-0.1 and a learning rate of 0.1. The default is a middle value and has no derivation: beside replay, on 5 tasks of digits,
-it cost 5 to 10 points of accuracy at 1 to 32 rows an update and 20 to 28 at 128. A weight's pull is cut at 1 / lr
-(``continual.importance``).
+0.1 and a learning rate of 0.1. The default is a middle value and has no derivation: beside replay, on 5 tasks of
+digits, it cost 4 to 10 points of accuracy at 1 to 32 rows an update and 20 to 28 at 128. A weight's pull is cut at
+1 / lr (``continual.importance``).
 """
 
 from typing import ClassVar
