@@ -39,19 +39,20 @@ METRICS = {**PERCENT, **COST}
 PACKAGES = ("continual", "torch", "numpy", "scikit-learn")
 
 
-def told(label: str, stream: Stream, seeds: int) -> tuple[str, str, list[str]]:
-    """What a row is, the command that runs it, and its overrides."""
-    about, overrides = row(label)
-    words = [*stream.overrides, *overrides, *stream.own.get(label, ())]
-    return about, f"continual run -m {' '.join(map(quoted, words))} 'seed=range({seeds})'", words
+def overrides(label: str, stream: Stream) -> list[str]:
+    """Of a row: what makes the stream, the method, and what only this row needs here."""
+    return [*stream.overrides, *row(label)[1], *stream.own.get(label, ())]
+
+
+def command(label: str, stream: Stream, seeds: int) -> str:
+    return f"continual run -m {' '.join(map(quoted, overrides(label, stream)))} 'seed=range({seeds})'"
 
 
 def run(label: str, stream: Stream, seeds: int, output: Path) -> dict[str, Any]:
     """One row: every seed, the estimates over them; or why the stream refuses the method."""
-    about, command, words = told(label, stream, seeds)
-    facts = {"label": label, "about": about, "command": command}
+    facts = {"label": label, "command": command(label, stream, seeds)}
     try:
-        jobs = configs.expand([*words, f"seed=range({seeds})", f"output={output}"])
+        jobs = configs.expand([*overrides(label, stream), f"seed=range({seeds})", f"output={output}"])
         outcomes = [attempt(job) for job in jobs]
     except UserError as error:
         return facts | {"refused": str(error)}
@@ -154,7 +155,7 @@ def _line(found: Mapping[str, Any], stream: Stream) -> str:
         return f"{mean / 1000:.0f}" if metric == "peak_bytes" else f"{mean:.{1 if metric == 'seconds' else 0}f}"
 
     n = len(next(iter(found["values"].values())))
-    cells = [f"`{found['label']}`", found["about"], *map(shown, (*stream.shown, *COST)), str(n)]
+    cells = [f"`{found['label']}`", row(found["label"])[0], *map(shown, (*stream.shown, *COST)), str(n)]
     return f"| {' | '.join(cells)} |"
 
 
