@@ -252,7 +252,9 @@ def _instantiate(node: dict[str, Any]) -> Any:
 
 
 def _placed(learner: Mapping[str, Any], device: str) -> dict[str, Any]:
-    return {**learner, "device": device} if "device" in learner else dict(learner)
+    """The learner on another device, which need not be one that records updates."""
+    own = {"device": device} | ({} if device.startswith("cuda") else {"cuda_graphs": False})
+    return dict(learner) | {key: value for key, value in own.items() if key in learner}
 
 
 def _compose(parsed: Sequence[Override], folder: Path | None) -> tuple[DictConfig, dict[str, str]]:

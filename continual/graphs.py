@@ -9,9 +9,10 @@ in each experience, for each shape of batch, and for each learning rate; and a s
 its part of the arithmetic stays the same (``Strategy.steady``).
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -33,16 +34,20 @@ class Recording(Protocol):
 
 
 class CudaRecording:
-    """A CUDA graph on the current device."""
+    """A CUDA graph on the device."""
 
-    def __init__(self) -> None:
-        self.graph = torch.cuda.CUDAGraph()
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.graph = device, torch.cuda.CUDAGraph()
 
-    def capture(self) -> AbstractContextManager[None]:
-        return torch.cuda.graph(self.graph)
+    @contextmanager
+    def capture(self) -> Iterator[None]:
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(self.device), torch.cuda.graph(self.graph, stream=stream):
+            yield
 
     def replay(self) -> None:
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            self.graph.replay()
 
 
 @dataclass(frozen=True)
@@ -84,19 +89,15 @@ class Graphs:
         self.record = record or recordings(device)
         check_steady(seams)
         make_capturable(optimizer, device)
-        self.device, self.optimizer, self.spent = device, optimizer, spent
+        self.optimizer, self.spent = optimizer, spent
         self.fed = [(s, name) for s in acting(seams) for name in s.steady or ()]
         self.known: dict[tuple[Any, ...], Recorded | None] = {}
-        self.experience: int | None = None
         self.replayed = 0
 
     def run(self, view: View, batch: Batch, compute: Compute) -> Output:
         """``compute(batch)``: as it is for the first batch of its kind, which loads all that is loaded lazily and makes
         the optimizer's state; recorded at the second, and from then on replayed.
         """
-        if view.experience != self.experience:
-            self.forget()
-            self.experience = view.experience
         given = self._given(batch)
         kind = (*map(_kind, given), batch.arrived, *_numbers(self.optimizer))
         if kind not in self.known:
@@ -121,18 +122,17 @@ class Graphs:
 
     def _given(self, batch: Batch) -> list[Tensor | None]:
         """All tensors that are others at each update."""
-        return [*batch_tensors(batch, self.device).values(), *(getattr(s, name) for s, name in self.fed)]
+        return [batch.x, batch.y, batch.weight, *(getattr(s, name) for s, name in self.fed)]
 
     def _record(self, view: View, batch: Batch, compute: Compute) -> Recorded:
-        own = {name: tensor.clone() for name, tensor in batch_tensors(batch, self.device).items()}
+        x, y, weight = batch.x.clone(), batch.y.clone(), batch.weight.clone()
         fed = [tensor if (tensor := getattr(s, name)) is None else tensor.clone() for s, name in self.fed]
         for (s, name), tensor in zip(self.fed, fed, strict=True):
             setattr(s, name, tensor)
-        x, y, weight = (own.pop(name) for name in COLUMNS)
         before, recording = self.spent(), self.record()
         try:
             with recording.capture():
-                out = compute(Batch(x, y, weight, batch.arrived, own))
+                out = compute(Batch(x, y, weight, batch.arrived))
         except RuntimeError as error:
             raise UserError(
                 f"train.cuda_graphs=true: this update cannot be recorded ({error}); set train.cuda_graphs=false"
@@ -140,16 +140,7 @@ class Graphs:
         logits, features, loss = (None if part is None else part.detach() for part in out)
         assert logits is not None
         out = Output(logits, features, loss)
-        return Recorded(recording, [x, y, weight, *own.values(), *fed], out, view.task_gradient, self.spent() - before)
-
-
-COLUMNS = ("x", "y", "weight")
-
-
-def batch_tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """By name those of the batch that lie on the device; ids and labels of the host are not recorded."""
-    near = {name: tensor for name, tensor in batch.extra.items() if tensor.device == device}
-    return {name: getattr(batch, name) for name in COLUMNS} | near
+        return Recorded(recording, [x, y, weight, *fed], out, view.task_gradient, self.spent() - before)
 
 
 def acting(seams: Seams) -> list[Strategy]:
@@ -208,4 +199,4 @@ def recordings(device: torch.device) -> Callable[[], Recording]:
         raise UserError(
             f"train.cuda_graphs=true needs an NVIDIA GPU, got device={device}; leave it out, or use device=cuda"
         )
-    return CudaRecording
+    return partial(CudaRecording, device)

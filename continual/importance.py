@@ -9,8 +9,8 @@ and a learning rate of 0.1 that is every weight for EWC (until the sum over very
 MAS, the Riemannian walk and the uniform penalties; a few weights of SI reach the bound (single rows, long training).
 The bound keeps a penalty stable, not useful: where most weights are at it, nothing is learned any more. So an
 importance that has no size of its own (MAS, the Riemannian walk) is divided by its largest entry.
-It is that of plain gradient steps; momentum (0.9, Nesterov too) bears it. An adaptive optimizer divides each weight's
-pull by its own size and needs no bound: published strengths of 1e5 and more are for those, with max_pull null.
+The bound is that of plain gradient steps; momentum (0.9, Nesterov too) bears it. An adaptive optimizer divides each
+weight's pull by its own size and needs no bound: published strengths of 1e5 and more are for those, with max_pull null.
 """
 
 from collections.abc import Callable, Mapping

@@ -102,6 +102,8 @@ class SGDLearner:
         rows = self._placed(self.rows_for(experience))
         self._enter(experience)
         if self.updates == 0:
+            if self.graphs:
+                self.graphs.forget()
             self.head.begin()
             self.network.begin(self.lap)
             self.grow(experience)
@@ -225,7 +227,11 @@ class SGDLearner:
             self.growing.regrow(state["head"]["growing"])
             self._adopt()
         self.network.load_state_dict(state["network"])
+        capturable = [group.get("capturable") for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the very tensors
+        for group, own in zip(self.optimizer.param_groups, capturable, strict=True):
+            if own is not None:  # as this device has it, not that on which the state was stored
+                group["capturable"] = own
         for name, s in self.strategies.items():
             s.load_state_dict(state["strategies"][name])
         self.head.load_state_dict(state["head"])

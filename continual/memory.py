@@ -145,7 +145,7 @@ def placed(tensor: Tensor, device: torch.device) -> Tensor:
 def one_each(capacity: int, n_classes: int) -> int:
     """``capacity``; UserError if it is below one row for each class."""
     if capacity < n_classes:
-        raise UserError(f"capacity of {capacity} rows must be at least 1 row for each of {n_classes} classes")
+        raise UserError(f"capacity={capacity} must be at least 1 row for each of {n_classes} classes")
     return capacity
 
 

@@ -197,7 +197,7 @@ def check_own(view: View, name: str, what: str, loss: Tensor) -> None:
     value, last = loss.item(), view.last_own.get(name)
     if not isfinite(value):
         raise DivergedError(
-            f"the loss of strategy '{name}' {what} is {value} at update {view.update} of experience "
+            f"strategy '{name}': the loss {what} is {value} at update {view.update} of experience "
             f"{view.experience}; {trained(last)}. Lower strategy.{name}.lr, or optimizer.lr"
         )
     view.last_own[name] = value

@@ -153,7 +153,7 @@ class Strategy:
     steady: ClassVar[tuple[str, ...] | None] = None
     """Whether its part of an update can be recorded (``train.cuda_graphs``): within an experience, mask, rows, penalty
     and pull are the same computation on the same tensors, which change in place only, and on the attributes named here,
-    tensors or None, that ``mix`` sets anew. None if that is not so, or not known."""
+    tensors or None, that ``mix`` sets anew; ``batch.extra`` is empty there. None if that is not so, or not known."""
 
     needs_task_gradient: bool = False
     """True, before ``start``, if ``after_step`` reads ``view.task_gradient``; a penalty then costs a backward more."""

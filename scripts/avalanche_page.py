@@ -52,7 +52,7 @@ What differs from a learner of ours:
 - Its loggers, metrics and evaluation within training are off: `continual` measures.
 - A loss that is not finite stops it at its update, as it does ours; on an accelerator one update in a hundred is looked
   at, and the last one of an experience.
-- No number among its arguments may be below 0, sizes of memories not below 1.
+- No number among its arguments may be below 0 (but -1 where Avalanche means none by it), sizes of memories not below 1.
 
 ## Our streams as its benchmarks, and back
 

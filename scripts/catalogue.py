@@ -91,7 +91,9 @@ def render() -> str:
         "(parameters, optimizer, memories, copies); *s* was taken on a machine that did other things beside, and only",
         "says what takes long.",
         "",
-        "Compare only rows of like cost and bytes: replay of as many rows as arrive doubles the first.",
+        "Compare only rows of like cost and bytes: replay of as many rows as arrive doubles the first. `joint` and",
+        "`cumulative` bound what this network learns from these passes over all rows, and nothing else: closed forms,",
+        "nearest neighbours and, where labels change, the last label get above them.",
         "",
     ]
     for stream in STREAMS:

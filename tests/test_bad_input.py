@@ -67,7 +67,7 @@ CONFIG = {
     "scenario.kind=data scenario.n_tasks=50": "has no test rows; use fewer tasks",
     "strategy=er strategy.er.memory.capacity=0": "strategy.er.memory.capacity=0 rows must be at least 1 row",
     "strategy=er memory@strategy.er.memory=ring strategy.er.memory.capacity=3": (
-        "strategy.er.memory.capacity of 3 rows must be at least 1 row for each of 4 classes"
+        "strategy.er.memory.capacity=3 must be at least 1 row for each of 4 classes"
     ),
     "strategy=icarl strategy.icarl.unit=row": "strategy.icarl.unit='row' is unknown",
     "learner=gdumb learner.memory.capacity=0": "learner.memory.capacity=0 rows must be at least 1 row",
@@ -82,10 +82,10 @@ CONFIG = {
         "train.head=current needs task boundaries, and this stream hides them; use train.head=seen"
     ),
     "strategy=er memory@strategy.er.memory=class_balanced strategy.er.memory.capacity=3": (
-        "strategy.er.memory.capacity of 3 rows must be at least 1 row for each of 4 classes"
+        "strategy.er.memory.capacity=3 must be at least 1 row for each of 4 classes"
     ),
     "learner=buffer_knn learner.memory.capacity=3": (
-        "learner.memory.capacity of 3 rows must be at least 1 row for each of 4 classes"
+        "learner.memory.capacity=3 must be at least 1 row for each of 4 classes"
     ),
     # data that is not there
     "scenario/source=mnist scenario.source.root=/nowhere": "no /nowhere/MNIST/raw.*set scenario.source.root.*fetch it",
@@ -275,7 +275,7 @@ def test_torch_and_torchvision_that_do_not_match(cli, tmp_path, monkeypatch):
 )
 def test_a_memory_without_a_row_for_each_class_is_refused(overrides: tuple[str, ...], key: str) -> None:
     config = configs.compose("track=none", *overrides)
-    with pytest.raises(UserError, match=rf"{key}.capacity of 9 rows must be at least 1 row for each of 10 classes"):
+    with pytest.raises(UserError, match=rf"{key}.capacity=9 must be at least 1 row for each of 10 classes"):
         configs.build_learner(config, configs.build_stream(config).spec)
 
 

@@ -194,7 +194,7 @@ def test_a_memory_in_bytes_holds_as_many_rows_as_fit(arrivals: list[Experience])
 def test_below_a_row_for_each_class_only_the_last_rows_make_sense() -> None:
     """A window of the last rows is for the classes of late; no other memory can answer every class."""
     for kind in (Reservoir, ClassBalanced):
-        with pytest.raises(UserError, match=r"memory\.capacity of 3 rows must be at least 1 row for each of 4"):
+        with pytest.raises(UserError, match=r"memory\.capacity=3 must be at least 1 row for each of 4"):
             BufferKNN(partial(kind, 3), spec=SPEC)
         BufferKNN(partial(kind, 4), spec=SPEC)
     BufferKNN(partial(FIFO, 1), spec=SPEC)

@@ -1,7 +1,9 @@
 """Updates that are recorded once and replayed: as a rehearsal on the CPU, and as CUDA graphs where there is a GPU."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 
 import continual
 from continual import config as configs
+from continual import graphs
 from continual.choices import choices
 from continual.contract.recorded import Rehearsal, replayed_is_computed
 from continual.contract.tools import learn
@@ -18,12 +21,13 @@ from continual.learner import SGDLearner
 from continual.seeding import generator
 from continual.strategies.derpp import DERPP
 from continual.strategies.small_loss import SmallLoss
-from continual.types import Spec
+from continual.types import Experience, Spec
 from scenarios.sources.base import TensorSource
 from scenarios.split import split
 
 BATCH, UPDATES = 10, 5  # rows of an update, updates of a task
 UNSTEADY = {"agem", "gem", "packnet", "small_loss"}
+SMALL = ("experiment=split_digits", "scenario.rows_per_task=20", "train.epochs=1", "model.hidden=[8]", "track=none")
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
 
 
@@ -62,21 +66,21 @@ def test_replayed_updates_are_those_that_are_computed(name: str) -> None:
 
 def test_the_first_batch_of_its_kind_is_computed_and_the_others_are_replayed() -> None:
     learner = maker("strategy=none", "train.batch_size=20")()
-    graphs = learner.graphs = learner.graphs_on(Rehearsal)
+    made = learner.graphs = learner.graphs_on(Rehearsal)
     once = learner.train
     learner.train = lambda batch, _: once(batch, False)
     for lap, experience in enumerate(stream(), start=1):
         learn(learner, experience)
-        assert graphs.replayed == lap * 1  # 50 rows: 20 computed, 20 replayed, and the last 10 are of another kind
-        assert len(graphs.known) == 2
+        assert made.replayed == lap  # 50 rows: 20 computed, 20 replayed, and the last 10 are of another kind
+        assert len(made.known) == 2
 
 
 def test_updates_whose_loss_is_looked_at_are_computed() -> None:
     learner = maker("strategy=none")()
-    graphs = learner.graphs = learner.graphs_on(Rehearsal)
+    made = learner.graphs = learner.graphs_on(Rehearsal)
     for experience in stream():  # on the CPU all are looked at
         learn(learner, experience)
-    assert graphs.replayed == 0
+    assert made.replayed == 0
 
 
 def test_what_mix_sets_anew_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,15 +105,39 @@ def test_recordings_do_not_outlive_their_experience(name: str, monkeypatch: pyte
         replayed_is_computed(maker(f"strategy={name}"), stream)
 
 
+@pytest.mark.parametrize("name", ["lwf", "mas", "l2_anchor"])
+def test_an_experience_of_the_same_number_is_recorded_anew(name: str) -> None:
+    """As where a learner goes on with another stream."""
+    again = [replace(experience, index=0) for experience in stream()]
+    replayed_is_computed(maker(f"strategy={name}"), lambda: Again(again))
+
+
+class Again(list[Experience]):
+    """Experiences, and what a law asks of a stream besides."""
+
+    spec, probes = stream().spec, stream().probes
+
+
 def test_a_learner_that_is_loaded_records_anew() -> None:
     learner = maker("strategy=none")()
-    graphs = learner.graphs = learner.graphs_on(Rehearsal)
+    made = learner.graphs = learner.graphs_on(Rehearsal)
     once = learner.train
     learner.train = lambda batch, _: once(batch, False)
     learn(learner, next(iter(stream())))
-    assert graphs.known
+    assert made.known
     learner.load_state_dict(learner.state_dict())
-    assert not graphs.known
+    assert not made.known
+
+
+def test_a_run_with_recorded_updates_can_be_loaded_where_none_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as there:
+        there.setattr(graphs, "recordings", lambda device: Rehearsal)
+        run = continual.run("train.cuda_graphs=true", f"output={tmp_path}", *SMALL)
+    loaded = continual.load(run.path, device="cpu")
+    assert isinstance(loaded, SGDLearner)
+    assert loaded.graphs is None
 
 
 # ------------------------------------------------------------ what a rehearsal is
@@ -185,12 +213,13 @@ def test_an_update_that_cannot_be_recorded_is_told() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_cuda_graphs_learn_what_is_computed(name: str) -> None:
     learned = []
-    for graphs in ("false", "true"):
-        learner = maker("device=cuda", f"train.cuda_graphs={graphs}", "train.epochs=4", *VARIANTS[name])()
+    for recorded in ("false", "true"):
+        learner = maker("device=cuda", f"train.cuda_graphs={recorded}", "train.epochs=4", *VARIANTS[name])()
         for experience in stream():
             learn(learner, experience)
         learned.append(torch.cat([p.detach().flatten() for p in learner.view.params.values()]))
     assert learner.graphs is not None
-    assert learner.graphs.record is CudaRecording
+    assert isinstance(learner.graphs.record, partial)
+    assert learner.graphs.record.func is CudaRecording
     assert learner.graphs.replayed or name == "scr"
     torch.testing.assert_close(*learned, rtol=1e-4, atol=1e-5)

@@ -102,7 +102,7 @@ def test_a_ring_holds_the_last_rows_of_each_class() -> None:
 
 @pytest.mark.parametrize("kind", [Ring, Herding, ClassBalanced])
 def test_a_memory_with_a_share_for_each_class_needs_a_row_for_each(kind: Callable[..., Memory]) -> None:
-    with pytest.raises(UserError, match="capacity of 4 rows must be at least 1 row for each of 5 classes"):
+    with pytest.raises(UserError, match="capacity=4 must be at least 1 row for each of 5 classes"):
         open_memory(kind, capacity=4)
     assert open_memory(kind, capacity=5 * ROW_BYTES, unit="bytes").capacity >= 5
 

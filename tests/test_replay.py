@@ -596,7 +596,7 @@ def test_wrong_values_are_refused(make: Callable[[], Strategy], message: str) ->
     (lambda: ER(partial(Reservoir, 4), remember="end"), r"er.remember=end needs .* use strategy.er.remember=step"),
     (lambda: AGEM(partial(Reservoir, 4)), r"agem.remember=end needs .* use strategy.agem.remember=step"),
     (lambda: DER(partial(Reservoir, 4), remember="end"), r"der.remember=end needs task boundaries"),
-    (lambda: ER(partial(ClassBalanced, 2)), r"er.memory.capacity of 2 rows must be at least 1 row for each of 3"),
+    (lambda: ER(partial(ClassBalanced, 2)), r"er.memory.capacity=2 must be at least 1 row for each of 3"),
     (lambda: ER(partial(Ring, 2)), r"at least 1 row for each of 3 classes"),
     (lambda: MIR(partial(Reservoir, 4), exclude_current=True), r"mir.exclude_current=true needs task boundaries"),
     (lambda: GEM(partial(Ring, 9)), r"strategy 's' needs task boundaries"),

@@ -58,7 +58,9 @@ class Watch(SupervisedPlugin):  # type: ignore[misc]
     def _stop(self, strategy: Any, what: str) -> None:
         told = self.trained(strategy)
         at = f"update {self.update} of experience {self.experience}"
-        raise DivergedError(f"{what} {at}; {told}. Lower optimizer.lr, or the strengths in learner.strategy")
+        raise DivergedError(
+            f"{what} {at}; {told}. Lower optimizer.lr, or the learning rates and strengths below learner.strategy"
+        )
 
     def trained(self, strategy: Any) -> str:
         """The last finite loss, the strategy and its plug-ins, for an error."""
