@@ -11,6 +11,7 @@ Writes docs/catalogue/<stream>.json and renders docs/CATALOGUE.md from these fil
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -45,7 +46,7 @@ def overrides(label: str, stream: Stream) -> list[str]:
 
 
 def command(label: str, stream: Stream, seeds: int) -> str:
-    return f"continual run -m {' '.join(map(quoted, overrides(label, stream)))} 'seed=range({seeds})'"
+    return shlex.join(["continual", "run", "-m", *overrides(label, stream), f"seed=range({seeds})"])
 
 
 def run(label: str, stream: Stream, seeds: int, output: Path) -> dict[str, Any]:
@@ -67,10 +68,6 @@ def run(label: str, stream: Stream, seeds: int, output: Path) -> dict[str, Any]:
         **code_state(PACKAGES),
         **({"failed": wrong} if wrong else {}),
     }
-
-
-def quoted(word: str) -> str:
-    return f"'{word}'" if "[" in word else word
 
 
 # ---------------------------------------------------------------- the page

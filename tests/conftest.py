@@ -1,10 +1,13 @@
 """What every test shares: one thread, so that results do not depend on the machine's cores."""
 
+import importlib.util
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -184,3 +187,22 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert not wrong
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """``load_script(name)`` is the module ``scripts/<name>.py``."""
+
+    def load(name: str) -> ModuleType:
+        scripts = Path(__file__).parents[1] / "scripts"
+        spec = importlib.util.spec_from_file_location(name, scripts / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(scripts)  # it imports its neighbours
+            patch.setitem(sys.modules, name, module)  # its dataclasses look themselves up there
+            spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -1,18 +1,16 @@
 """Avalanche behind its door: the same results as ours where they must be equal, honest costs, nothing left behind."""
 
-import importlib.util
 import inspect
 import pkgutil
 import random
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -446,15 +444,8 @@ def imported(name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def page() -> ModuleType:
-    """scripts/avalanche_page.py"""
-    path = Path(__file__).parents[1] / "scripts" / "avalanche_page.py"
-    made = importlib.util.spec_from_file_location("avalanche_page", path)
-    assert made is not None
-    assert made.loader is not None
-    module = importlib.util.module_from_spec(made)
-    made.loader.exec_module(module)
-    return module
+def page(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("avalanche_page")
 
 
 def test_every_strategy_and_plugin_has_a_config_or_a_reason(page: ModuleType) -> None:

@@ -5,10 +5,8 @@ whole, so that no draw matters. ``docs/PARITY.md`` has the table, ``scripts/pari
 own.
 """
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -342,16 +340,8 @@ TINY = ("scenario=split", "scenario/source=gaussian", "scenario.n_tasks=2", "sce
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity", ROOT / "scripts" / "parity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["parity"] = module  # its dataclass looks itself up there
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")  # it imports its neighbours
-        spec.loader.exec_module(module)
-    return module
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("parity")
 
 
 def test_both_sides_of_every_row_have_equal_memory_batches_passes_and_network(script: ModuleType) -> None:

@@ -1,9 +1,9 @@
 """The published protocols compose, the rule that judges them holds, and the page is what the result files say."""
 
-import importlib.util
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -26,15 +26,8 @@ TINY = ("scenario/source=gaussian", "scenario.n_tasks=2", "model.hidden=[8]", "s
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "scripts" / "reproduce.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")  # it imports its neighbours
-        spec.loader.exec_module(module)
-    return module
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("reproduce")
 
 
 @pytest.fixture(scope="module")
